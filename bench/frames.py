@@ -94,22 +94,22 @@ async def _overhead(folder: Path) -> list[Figure]:
     taken: dict[tuple[str, int], list[float]] = {}
     async with AsyncExitStack() as stack:
         runs = {}
-        for way in ("plain", "tls"):
-            spec = study("alexnet", security="TLS" if way == "tls" else "Plain")
-            link = await stack.enter_async_context(_linked(folder / way, spec, own))
-            runs[way] = _Edge(own, spec, link)
+        for kind in ("plain", "tls"):
+            spec = study("alexnet", security="TLS" if kind == "tls" else "Plain")
+            link = await stack.enter_async_context(_linked(folder / kind, spec, own))
+            runs[kind] = _Edge(own, spec, link)
         for number in range(_OVERHEAD_ROUNDS + 1):
             for cut in ALEXNET_CUTS:
-                for way, edge in runs.items():
+                for kind, edge in runs.items():
                     done = await edge.run(cut, _OVERHEAD_FRAMES)
                     if number:  # the first round warms up
                         over = median(left_over(frame) for frame in done)
-                        taken.setdefault((way, cut), []).append(over)
+                        taken.setdefault((kind, cut), []).append(over)
     figures = []
-    for (way, cut), rounds in taken.items():
-        goal = _PLAIN_MS if way == "plain" else _TLS_MS
+    for (kind, cut), rounds in taken.items():
+        goal = _PLAIN_MS if kind == "plain" else _TLS_MS
         sent = own.proof.cuts[cut].bytes / 1000
-        title = f"overhead of a frame, AlexNet cut {cut} ({sent:.0f} kB), {way}, best round"
+        title = f"overhead of a frame, AlexNet cut {cut} ({sent:.0f} kB), {kind}, best round"
         figures.append(figure(title, rounds, "ms", max_value=goal, value=min(rounds)))
     return figures
 

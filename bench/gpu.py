@@ -80,14 +80,14 @@ def _tail(own: CudaNetwork, cut: int) -> list[Figure]:
     }
     ratios, eager, graph = [], [], []
     for _ in range(_ROUNDS + 1):  # the first one warms up
-        taken: dict[str, list[float]] = {way: [] for way in runs}
+        taken: dict[str, list[float]] = {name: [] for name in runs}
         for _ in range(_REPEATS):
-            for way, run in runs.items():
+            for name, run in runs.items():
                 live = own.unpack(payload)
                 started = time.perf_counter()
                 run(live)
                 own.device.synchronise()
-                taken[way].append((time.perf_counter() - started) * 1e3)
+                taken[name].append((time.perf_counter() - started) * 1e3)
         eager.append(median(taken["eager"]))
         graph.append(median(taken["graph"]))
         ratios.append(graph[-1] / eager[-1])

@@ -66,9 +66,9 @@ async def _compared(trips: dict[str, Trip]) -> AsyncIterator[Figure]:
                 await trip(body)
         rounds = [await _round(trips, body, _REPEATS[name]) for _ in range(_ROUNDS)]
         base = [medians["tcp"] for medians in rounds]
-        for way, goal in (("plain", GOALS[name]), ("tls", None)):
-            ratios = [medians[way] / medians["tcp"] for medians in rounds]
-            words = "websocket" if way == "plain" else "websocket with TLS"
+        for kind, goal in (("plain", GOALS[name]), ("tls", None)):
+            ratios = [medians[kind] / medians["tcp"] for medians in rounds]
+            words = "websocket" if kind == "plain" else "websocket with TLS"
             title = f"round trip, {name}: {words} / blocking TCP"
             yield figure(title, ratios, "times", max_value=goal)
         yield figure(f"round trip, {name}: blocking TCP", [t * 1e3 for t in base], "ms")

@@ -97,7 +97,7 @@ PROOF = Proof(
 
 @dataclass(frozen=True)
 class NumpyBackend:
-    """A `Backend` whose tensors are arrays."""
+    """A `Backend` whose tensors are arrays, with all methods of that protocol."""
 
     network: Means8x8 = Means8x8()
     device: Host = field(default_factory=Host)

@@ -9,10 +9,12 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
+from splittracr.api import load
 from splittracr.cli.calibrate import Goal, Question, block, sentences
 from splittracr.cli.main import app
 from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.contracts import Statistic
+from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import CascadeSpec, Mode, ModelSpec, PartitionSpec
 from splittracr.experiment.versions import parse
 from splittracr.planning.binomial import upper_bound
@@ -147,6 +149,31 @@ def test_a_promise_is_in_the_file_and_in_words(study: Study) -> None:
     )
 
 
+def test_the_file_says_which_models_it_is_of(study: Study) -> None:
+    found, _ = study.made(600, "--max-disagreement", "2")
+    small, large = found.small_identity, found.large_identity
+    assert small is not None
+    assert large is not None
+    assert (large.input, large.dtype) == ((2,), "float32")
+    assert small.graph_fingerprint != large.graph_fingerprint
+    assert found.postprocess is not None
+    assert found.postprocess["name"] == "classification"
+    assert found.exits_digest is None
+
+
+def test_a_loaded_model_is_compared_with_a_calibration(study: Study) -> None:
+    study.made(600, "--max-disagreement", "2")
+    model = load("points_study:Large", input_shape=[2])
+    plan = model.plan(calibration=study.out)
+    assert any("points_study:Small, then" in title for title in plan.table["title"])
+    made = json.loads(study.out.read_text())
+    made["large_identity"]["graph_fingerprint"] = "sha256:other"
+    study.out.write_text(json.dumps(made))
+    expected = "large_identity.graph_fingerprint of .*: got 'sha256:other', expected .* the model"
+    with pytest.raises(InvalidInput, match=expected):
+        model.plan(calibration=study.out)
+
+
 def test_the_keys_that_are_printed_are_those_of_a_manifest(study: Study) -> None:
     given = {"other": None, "kitten": "cat"}
     small = ModelSpec(name="points_study:Small", seed=3)
@@ -190,7 +217,8 @@ def test_a_mapping_translates_other_classes(study: Study) -> None:
         200, "--max-kilobytes", "0.004", "--classes", "{'0': 1, '1': 0}",
         args="{swapped: true}",
     )  # fmt: skip
-    assert swapped == plain.model_copy(update={"small_ms": swapped.small_ms})
+    own = {"small_ms": swapped.small_ms, "small_identity": swapped.small_identity}
+    assert swapped == plain.model_copy(update=own)
     # Class 0, half of the answers, must not be given on the edge.
     half, _ = study.made(
         200, "--max-kilobytes", "0.004", "--classes",

@@ -125,9 +125,9 @@ def test_rate_judges_the_small_models_boxes_in_the_picture(
     file = study(tmp_path, model=model)
     small, large = predictions(tmp_path, 64), predictions(tmp_path, 128)
     assert small != large
-    ways = ("--codec", "raw", "--cut", "1", "--quality", "100", "--scale", "100")
+    points = ("--codec", "raw", "--cut", "1", "--quality", "100", "--scale", "100")
     first, out = ("--small", small_model, *classes), tmp_path / "out"
-    code, said = run("rate", str(file), "--out", str(out), *ways, *first)
+    code, said = run("rate", str(file), "--out", str(out), *points, *first)
     assert code == 0, said
     made = Rate.model_validate_json((out / "rate.json").read_text())
     labels = tmp_path / "boxes.json"
@@ -141,3 +141,37 @@ def test_rate_judges_the_small_models_boxes_in_the_picture(
         mixed = [a if s else b for a, b, s in zip(small, large, sure, strict=True)]
         assert one.accuracy.value == pytest.approx(by_hand(labels, mixed))
         assert one.agreement == 1
+
+
+IN_WORDS = """
+        if geometry.network[0] in WIDTHS:
+            return ["a square"]
+        scale ="""
+
+
+@pytest.mark.parametrize("widths", [(64,), (128,), (64, 128)])
+def test_boxes_in_coordinates_of_two_kinds_are_refused_by_name(
+    tmp_path: Path, widths: tuple[int, ...]
+) -> None:
+    """The post-processor describes no boxes at these widths: they are in pixels of the input."""
+    cascade = {
+        "model": {**NET, "inputSize": [64, 64]},
+        "statistic": "MeanScore",
+        "thresholdPerMillion": 1,
+        "auditPercent": 100,
+    }
+    file = study(tmp_path, partition={"mode": "Cascade", "cut": "input", "cascade": cascade})
+    module = tmp_path / "cascade_squares.py"
+    own = module.read_text().replace("\n        scale =", IN_WORDS)
+    module.write_text(f"WIDTHS = {widths}\n{own}")
+    expected = "expected a model whose boxes compare with those of cascade_squares:Net"
+    first = ("--small", SMALL, "--out", "made")
+    for command in (("calibrate", "--max-kilobytes", "0"), ("rate", "--codec", "raw")):
+        done = splittracr(command[0], str(file), *command[1:], *first, cwd=tmp_path)
+        assert done.code == 2
+        words = " ".join((done.out + done.err).split())
+        assert f"--small: got 'cascade_squares:Net', {expected}" in words
+    done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    records = list(journal.read(tmp_path / "out" / journal.FILE))
+    assert [(one.network, one.audit) for one in records] == [("small", "failed")] * COUNT

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,7 @@ def test_a_study_with_exits_from_training_to_records(study: Study) -> None:
     code, out = study.calibrate("--exits", study.exits, "--max-disagreement", "5")
     assert code == 0, out
     found = study.made()
+    assert found.exits_digest == f"sha256:{sha256(Path(study.exits).read_bytes()).hexdigest()}"
     assert found.exits is not None
     assert list(found.exits) == ["first", "relu"]
     assert sum(found.exits.values()) >= found.sure > 240  # of 480 that tested it

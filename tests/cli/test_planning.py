@@ -318,6 +318,132 @@ def test_a_calibration_that_does_not_fit_is_named(
     assert "--calibration: got 'nowhere.json'" in " ".join(out.split())
 
 
+LARGE: dict[str, Any] = {
+    "graph_fingerprint": "sha256:graph", "weights_digest": "sha256:weights",
+    "input": [3, 224, 224], "dtype": "float32", "preparation": "resize",
+}  # fmt: skip
+
+
+def profile_file(folder: Path, **changes: Any) -> str:
+    """A profile of alexnet with weights, as another machine wrote it."""
+    made = json.loads(profiles.read("alexnet", "FILE").model_dump_json(by_alias=True))
+    file = folder / "profile.json"
+    file.write_text(json.dumps({**made, "weights": "w", "identity": LARGE, **changes}))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_profile", "words"),
+    [
+        ({"large_weights": "w2"}, {}, "large_weights of FILE: got 'w2', expected 'w', as in the p"),
+        (
+            {"large_identity": LARGE | {"weights_digest": "sha256:other"}},
+            {},
+            "large_identity.weights_digest of FILE: got 'sha256:other', expected 'sha256:weights'",
+        ),
+        (
+            {"large_identity": LARGE | {"graph_fingerprint": "sha256:other"}},
+            {},
+            "large_identity.graph_fingerprint of FILE: got 'sha256:other', expected 'sha256:graph'",
+        ),
+        (
+            {"large_identity": LARGE | {"preparation": "crop"}},
+            {},
+            "large_identity.preparation of FILE: got 'crop', expected 'resize', as in the profile",
+        ),
+        (
+            {"large_identity": LARGE | {"input": [3, 96, 128]}},
+            {"identity": None},
+            "large_identity.input of FILE: got (3, 96, 128), expected (3, 224, 224), as in the pro",
+        ),
+        (
+            {"large_identity": LARGE | {"dtype": "bfloat16"}},
+            {"identity": None, "weights": "none (random)"},
+            "large_identity.dtype of FILE: got 'bfloat16', expected 'float32', as in the profile",
+        ),
+    ],
+)
+def test_a_calibration_of_another_model_of_the_same_name_is_refused(
+    tmp_path: Path, changes: dict[str, Any], of_profile: dict[str, Any], words: str
+) -> None:
+    file = calibration_file(tmp_path, **changes)
+    edge = profile_file(tmp_path, **of_profile)
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    for command in (["plan"], ["simulate", "--traces", str(tmp_path), "--profile"]):
+        code, out = run(*command, edge, "--calibration", file)
+        assert code == 2
+        assert words.replace("FILE", file) in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_profile"),
+    [
+        ({"large_identity": LARGE}, {}),
+        ({}, {}),  # of an earlier version
+        ({"large_identity": LARGE, "large_weights": "w2"}, {}),  # another name of the same file
+        ({"large_identity": LARGE}, {"identity": None}),
+        (  # random weights stand for any
+            {"large_identity": LARGE, "large_weights": "w2"},
+            {"weights": "none (random)", "identity": LARGE | {"weights_digest": "sha256:random"}},
+        ),
+        ({"large_identity": LARGE | {"input": None}}, {}),
+    ],
+)
+def test_a_calibration_of_the_model_of_the_profile_is_planned(
+    tmp_path: Path, changes: dict[str, Any], of_profile: dict[str, Any]
+) -> None:
+    file = calibration_file(tmp_path, **changes)
+    code, out = run("plan", profile_file(tmp_path, **of_profile), "--calibration", file)
+    assert code == 0, out
+    assert "Cascade: tiny answers 60 %" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("changes", "sections", "words"),
+    [
+        (
+            {"postprocess": {"topK": 9}},
+            {},
+            "postprocess.topK of FILE: got 9, expected 5, as in the manifest",
+        ),
+        (
+            {"postprocess": {"name": "own:Post"}},
+            {},
+            "postprocess.name of FILE: got 'own:Post', expected None, as in the manifest",
+        ),
+        (
+            {},
+            {"cascade": {"model": {"name": "huge"}}},
+            "small of FILE: got 'tiny', expected 'huge', as in the manifest",
+        ),
+        (
+            {"small_identity": LARGE},
+            {"cascade": {"model": {"name": "tiny", "dtype": "float16"}}},
+            "small_identity.dtype of FILE: got 'float32', expected 'float16', as in the manifest",
+        ),
+        (
+            {**EXITS, "exits_digest": "sha256:other"},
+            {"cascade": {"exits": "exits.safetensors"}},
+            "exits_digest of FILE: got 'sha256:other', expected 'sha256:2cf24dba5fb0a30e26e83b2ac5"
+            "b9e29e1b161e5c1fa7425e73043362938b9824', as in the manifest",
+        ),
+    ],
+)
+def test_a_calibration_of_another_study_is_refused(
+    tmp_path: Path, changes: dict[str, Any], sections: dict[str, Any], words: str
+) -> None:
+    (tmp_path / "exits.safetensors").write_text("hello")
+    partition: dict[str, Any] = {"mode": "Static", "cut": 0}
+    if sections:
+        wanted = {"statistic": "Margin", "thresholdPerMillion": 1, **sections["cascade"]}
+        partition = {"mode": "Cascade", "cut": 0, "cascade": wanted}
+    study = manifest(tmp_path, {"model": {"name": "alexnet"}, "partition": partition})
+    file = calibration_file(tmp_path, **changes)
+    code, out = run("plan", str(study), "--calibration", file)
+    assert code == 2
+    assert words.replace("FILE", file) in " ".join(out.split())
+
+
 def test_an_accuracy_that_the_cascade_does_not_keep_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(TRACE.format(20_000))
     code, out = run(

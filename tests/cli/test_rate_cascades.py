@@ -1,4 +1,4 @@
-"""`splittracr rate` with a small model or exits: cascades beside the other ways."""
+"""`splittracr rate` with a small model or exits: cascades beside operating points."""
 
 import csv
 from itertools import product
@@ -18,7 +18,7 @@ LOSSLESS = ("uint8", "png", "webp", "raw")
 NET = "rate_unlabelled:Net"
 SMALL = f"{{name: '{NET}', weightsFile: small.pt, inputSize: [8, 8]}}"
 SEEDED = f"{{name: '{NET}', weights: none, inputSize: [8, 8], seed: 5}}"
-WAYS = ("--codec", "raw", "--cut", "1")
+POINTS = ("--codec", "raw", "--cut", "1")
 
 DECLARED = """
 from splittracr.models.registry import register
@@ -72,7 +72,7 @@ def test_the_figures_are_those_by_hand(tmp_path: Path) -> None:
     small, best = by_small.argmax(1).tolist(), by_small.sort(descending=True, dim=1)[0]
     margins = ((best[:, 0] - best[:, 1]) * 1e6).tolist()
     file = unlabelled(tmp_path, weightsFile="net.pt", weights=None)
-    made, said = rated(file, tmp_path / "out", "--small", SMALL, *WAYS)
+    made, said = rated(file, tmp_path / "out", "--small", SMALL, *POINTS)
     assert (made.metric, made.uncut.value) == (Metric.CLASSES, 1)
     bytes_of = {(one.cut_index, one.codec): one.bytes for one in made.points}
     assert {one.answered for one in made.cascades} == {
@@ -108,7 +108,7 @@ def test_the_figures_are_those_by_hand(tmp_path: Path) -> None:
 
 
 def test_samples_that_go_on_take_the_points_on_the_front(tmp_path: Path) -> None:
-    made, _ = rated(unlabelled(tmp_path), tmp_path / "out", "--small", SEEDED, *WAYS)
+    made, _ = rated(unlabelled(tmp_path), tmp_path / "out", "--small", SEEDED, *POINTS)
     best: dict[tuple[float, float], tuple[str, str]] = {}
     for one in made.points:
         beaten = any(
@@ -121,7 +121,7 @@ def test_samples_that_go_on_take_the_points_on_the_front(tmp_path: Path) -> None
     front = best.values()
     shares = {one.threshold_per_million for one in made.cascades}
     found = [(one.cut, one.codec, one.threshold_per_million) for one in made.cascades]
-    assert sorted(found) == sorted((*way, share) for way, share in product(front, shares))
+    assert sorted(found) == sorted((*point, share) for point, share in product(front, shares))
 
 
 def test_after_exits_a_sample_goes_on_as_a_picture_or_at_a_later_cut(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_after_exits_a_sample_goes_on_as_a_picture_or_at_a_later_cut(tmp_path: P
 )  # fmt: skip
 def test_bad_options_are_named(tmp_path: Path, arguments: tuple[str, ...], words: str) -> None:
     file, out = study(tmp_path), tmp_path / "out"
-    code, said = run("rate", str(file), "--out", str(out), "--samples", "2", *WAYS, *arguments)
+    code, said = run("rate", str(file), "--out", str(out), "--samples", "2", *POINTS, *arguments)
     assert code != 0
     assert words in " ".join(said.replace("│", " ").split())
     assert not (out / "rate.json").exists()
@@ -162,7 +162,7 @@ def test_a_small_model_whose_results_cannot_be_compared_is_refused(tmp_path: Pat
         model={"name": "lraspp_mobilenet_v3_large", "weights": "none", "inputSize": [64, 64]},
     )
     small = "{name: squeezenet1_1, weights: none, inputSize: [64, 64], numClasses: 21}"
-    code, said = run("rate", str(file), "--out", str(tmp_path / "out"), "--small", small, *WAYS)
+    code, said = run("rate", str(file), "--out", str(tmp_path / "out"), "--small", small, *POINTS)
     assert code != 0
     assert "--small: got 'squeezenet1_1', expected a model whose results, as those of" in " ".join(
         said.split()

@@ -10,166 +10,36 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splittracr.experiment.contracts import Role
-from splittracr.experiment.report import CascadeReport, Phase, WorkerReport
+from splittracr.experiment.report import Phase
 from splittracr.experiment.settings import Outcome
-from splittracr.experiment.status import StoredArchive
-from splittracr_operator import children, conditions, live
+from splittracr_operator import conditions, live
 from splittracr_operator.live import Answer
-from splittracr_operator.plan import Plan, is_transient, plan
-from splittracr_operator.reports import Reports
-from splittracr_operator.state import Done, State, configured, initial
-from splittracr_operator.study import Body, Study, read
+from splittracr_operator.plan import is_transient, plan
+from splittracr_operator.state import Done, State, configured
 from splittracr_operator.workers import edge_of, merge
-from tests.control.studies import NOW, SETTINGS, body, ended, pod, study, waiting
+from tests.control.plan_states import (
+    JOB,
+    MAP,
+    OTHER_IMAGE,
+    REFUSED,
+    START,
+    after_one_plan,
+    change_manifest,
+    completed,
+    configured_cut,
+    done,
+    running,
+    settle,
+    settled,
+    state,
+    steps_of,
+    with_answer,
+    with_report,
+    without,
+)
+from tests.control.studies import NOW, ended, pod, study, waiting
 
-START = "2026-03-01T11:30:00Z"
 TTL = 60
-JOB, MAP, SECRET = ("Job", "alexnet-edge"), ("ConfigMap", "alexnet-manifest"), ("Secret", "x")
-
-
-# ------------------------------------------------------------ states, and how actions change them
-
-
-def state(*pods: Body, made: bool = True, status: Any = None, **spec: Any) -> State:
-    """A study that has started, with `pods`, and with all other children if they are `made`."""
-    given_study = study(status={"startTime": START, **(status or {})}, **spec)
-    have = {("Pod", one["metadata"]["name"]): one for one in pods}
-    if made:
-        have |= {place(m): live_body(m) for m in children.everything(given_study, SETTINGS, "PEM")}
-    current = initial(given_study, have, SETTINGS, "PEM", NOW)
-    secret_made = NOW - timedelta(seconds=5) if made else None
-    return replace(
-        current, workers=merge((), pods), posted=merge((), pods), secret_made=secret_made
-    )
-
-
-def place(manifest: Body) -> tuple[str, str]:
-    return manifest["kind"], manifest["metadata"]["name"]
-
-
-def live_body(manifest: Body) -> Body:
-    """A child as the API server has it."""
-    made = copy.deepcopy(dict(manifest))
-    made["metadata"] |= {"uid": f"uid-{made['kind']}", "creationTimestamp": NOW.isoformat()}
-    return made
-
-
-def running(*, generation: int = 1, phase: Phase = Phase.RUNNING, **spec: Any) -> State:
-    """Both workers run, and the edge reports."""
-    return with_report(
-        state(pod("edge"), pod("server"), **spec), generation=generation, phase=phase
-    )
-
-
-def with_report(current: State, **more: Any) -> State:
-    """The state after a report of the edge."""
-    given = {"phase": Phase.RUNNING, "done": 3, "total": 9, "generation": 1, **more}
-    report = WorkerReport(role=Role.EDGE, edge="edge-0", **given)
-    return replace(current, reports=Reports().update(current.pods, {"edge-0": report}, NOW))
-
-
-def change_manifest(current: State, generation: int = 2, **spec: Any) -> State:
-    """The state at the start of a reconcile, after a user has changed the manifest."""
-    changed = body(**spec, status=current.study.status.model_dump(mode="json", by_alias=True))
-    changed["metadata"]["generation"] = generation
-    now = read(changed)
-    rollout = live.observe(current.rollout, now, current.rollout.configured)
-    return replace(current, study=now, rollout=rollout, done=Done())
-
-
-def done(current: State, **more: Any) -> State:
-    return replace(current, done=replace(current.done, **more))
-
-
-def settled(current: State) -> State:
-    """The state when nothing is left to do."""
-    return settle(current)[0]
-
-
-def settle(current: State, refuse: frozenset[str] = frozenset()) -> tuple[State, list[str]]:
-    """Plan and act until nothing is left to do; returns the state and the steps."""
-    steps: list[str] = []
-    for _ in range(20):
-        found = plan(current, NOW)
-        if found.waits:
-            return current, steps
-        steps += steps_of(found)
-        current = acted(current, found, refuse)
-    raise AssertionError(f"no end: {steps}")
-
-
-def acted(current: State, found: Plan, refuse: frozenset[str] = frozenset()) -> State:
-    """The state after a plan, if the API server refuses these kinds and edges do not answer."""
-    if found.status is not None:
-        current = replace(
-            done(current, status=found.status), study=written(current.study, found.status)
-        )
-        current = replace(current, written=NOW)
-    current = current if found.posted is None else replace(current, posted=found.posted)
-    current = current if found.rollout is None else replace(current, rollout=found.rollout)
-    current = done(current, answers={}) if found.steer else current
-    current = replace(current, logged=(current.logged or frozenset()) | found.logs.keys())
-    if found.secret is not None:
-        current = replace(done(current, applied=current.done.applied | {SECRET}), secret_made=NOW)
-    have, refusals = dict(current.children), dict(current.refusals)
-    for one in [*found.apply, *found.patch]:
-        at = place(one)
-        if at[0] in refuse:
-            refusals[at] = "exceeded quota"
-            continue
-        refusals.pop(at, None)
-        spec = {**have.get(at, {}).get("spec", {}), **one.get("spec", {})}
-        have[at] = live_body({**one, "spec": spec} if spec else one)
-    tried = current.done.applied | {place(m) for m in [*found.apply, *found.patch]}
-    have = {at: child for at, child in have.items() if at not in found.delete}
-    deleted = current.done.deleted | set(found.delete)
-    return replace(done(current, applied=tried, deleted=deleted), children=have, refusals=refusals)
-
-
-def written(before: Study, patch: Any) -> Study:
-    old = before.status.model_dump(mode="json", by_alias=True)
-    merged = {key: value for key, value in {**old, **patch}.items() if value is not None}
-    status = type(before.status).model_validate(merged)
-    return replace(before, status=status)
-
-
-def steps_of(found: Plan) -> list[str]:
-    """The actions of a plan, as short texts."""
-    if found.waits:
-        return [f"next {found.next_run}"]
-    status = found.status or {}
-    return [
-        *([f"status {status.get('state', 'start')}"] if status else []),
-        *(f"event {event['reason']}" for event in found.events),
-        *(f"steer {edge}" for edge in found.steer),
-        *(["rollout"] if found.rollout else []),
-        *(f"log {name}" for name in found.logs),
-        *(f"apply {manifest['kind']}" for manifest in found.apply),
-        *(f"patch {manifest['kind']}" for manifest in found.patch),
-        *(["secret"] if found.secret else []),
-        *sorted(f"delete {kind}" for kind, _ in found.delete),
-    ]
-
-
-# ----------------------------------------------------------------------------------------- tables
-
-
-def without(current: State, *kinds: str) -> State:
-    kept = {at: child for at, child in current.children.items() if at[0] not in kinds}
-    return replace(current, children=kept)
-
-
-def completed(current: State) -> State:
-    """The Job has completed."""
-    job = copy.deepcopy(dict(current.children[JOB]))
-    job["status"] = {"conditions": [{"type": "Complete", "status": "True"}]}
-    return replace(current, children={**current.children, JOB: job}, done=Done())
-
-
-def after_one_plan(current: State) -> State:
-    """The state after one plan."""
-    return acted(current, plan(current, NOW))
 
 
 def unreadable(current: State) -> State:
@@ -187,13 +57,6 @@ def scaled(current: State) -> State:
     changed = copy.deepcopy(dict(current.children[at]))
     changed["spec"]["replicas"] = 0
     return replace(current, children={**current.children, at: changed})
-
-
-def with_answer(current: State, answer: Answer | None) -> State:
-    """The edge has answered to settings with a cut of 7; None is no answer."""
-    return done(
-        change_manifest(current, partition={"cut": 7}), answers={"edge-0": answer} if answer else {}
-    )
 
 
 def restarted(current: State) -> State:
@@ -214,8 +77,6 @@ def figures(seconds: float) -> State:
     return replace(current, written=NOW - timedelta(seconds=seconds))
 
 
-REFUSED = Answer(Outcome.REFUSED, "no such cut")
-OTHER_IMAGE: dict[str, Any] = {"edge": {"pod": {"image": "other"}}}
 LOGS = frozenset({"alexnet-edge-0.log", "alexnet-server-0.log"})
 
 TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
@@ -339,121 +200,6 @@ TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
 }
 
 
-# ------------------------------------------------------------------- edges outside of the cluster
-
-OUTSIDE: dict[str, Any] = {
-    "edge": {"replicas": 0, "outside": 2},
-    "server": {"service": {"type": "LoadBalancer", "host": "tower.example"}},
-}
-BOTH = frozenset({"edge-0", "edge-1"})
-
-
-def outside(
-    *,
-    joined: frozenset[str] = BOTH,
-    brought: frozenset[str] = frozenset(),
-    answers: dict[str, Answer] | None = None,
-    spec: dict[str, Any] | None = None,
-    **reports: Any,
-) -> State:
-    """A study of two edges outside, with their reports: `edge_0={"phase": ...}`."""
-    current = state(pod("server"), **{**OUTSIDE, **(spec or {})})
-    made = {
-        name.replace("_", "-"): WorkerReport(
-            role=Role.EDGE,
-            edge=name.replace("_", "-"),
-            **{"phase": Phase.RUNNING, "generation": 1, "done": 3, "total": 9, **given},
-        )
-        for name, given in reports.items()
-    }
-    stored = [StoredArchive(name=edge, bytes=1, sha256="0" * 64) for edge in sorted(brought)]
-    return replace(
-        current,
-        joined=joined,
-        outside={edge: (answers or {}).get(edge) for edge in made},
-        reports=Reports().update(current.pods, made, NOW),
-        archives=stored,
-    )
-
-
-FINISHED = {"phase": Phase.FINISHED, "exit_code": 0, "done": 9}
-OUTSIDE_TABLE: dict[str, tuple[Callable[[], State], list[str]]] = {
-    "no edge has joined": (
-        lambda: outside(joined=frozenset()),
-        ["status Waiting", "event EdgeNotJoined"],
-    ),
-    "one has not joined": (
-        lambda: outside(joined=frozenset({"edge-0"}), edge_0={}),
-        ["rollout", "status Waiting", "event EdgeNotJoined"],
-    ),
-    "both have joined": (outside, ["status Starting", "event WorkersStarting"]),
-    "both measure": (
-        lambda: outside(edge_0={}, edge_1={}),
-        ["rollout", "status Running", "event Measuring"],
-    ),
-    "one has finished": (
-        lambda: outside(edge_0=FINISHED, edge_1={}, brought=frozenset({"edge-0"})),
-        ["rollout", "status Running", "event Measuring"],
-    ),
-    "the results of one are missing": (
-        lambda: outside(edge_0=FINISHED, edge_1=FINISHED, brought=frozenset({"edge-0"})),
-        ["status Waiting", "event ResultsMissing"],
-    ),
-    "both have brought their results": (
-        lambda: outside(edge_0=FINISHED, edge_1=FINISHED, brought=BOTH),
-        [
-            *("status Succeeded", "event Completed", "log alexnet-server-0.log"),
-            *("delete Deployment", "delete NetworkPolicy", "delete Service"),
-        ],
-    ),
-    "results without the report are not the end": (
-        lambda: outside(edge_0={}, edge_1=FINISHED, brought=BOTH),
-        ["rollout", "status Running", "event Measuring"],
-    ),
-    "one has stopped": (
-        lambda: outside(edge_0={}, edge_1={"phase": Phase.FAILED, "error": "x", "exit_code": 2}),
-        ["rollout", "status Waiting", "event EdgeStopped"],
-    ),
-    "all samples of one have failed": (
-        lambda: outside(edge_0={}, edge_1={"phase": Phase.FAILED, "error": "x", "exit_code": 3}),
-        [
-            *("status Failed", "event AllSamplesFailed", "log alexnet-server-0.log"),
-            *("delete Deployment", "delete NetworkPolicy", "delete Service"),
-        ],
-    ),
-    "they cannot reach the server": (
-        lambda: outside(spec={"server": {}}),
-        ["status Stalled", "event EdgesCannotJoin"],
-    ),
-}
-
-
-@pytest.mark.parametrize("name", OUTSIDE_TABLE)
-def test_all_steps_with_edges_outside(name: str) -> None:
-    made, expected = OUTSIDE_TABLE[name]
-    assert settle(made())[1] == expected
-
-
-@pytest.mark.parametrize(
-    ("answers", "cut"),
-    [
-        ({}, 5),
-        ({"edge-0": Answer(Outcome.ACCEPTED)}, 5),
-        (dict.fromkeys(BOTH, Answer(Outcome.ACCEPTED)), 7),
-        ({"edge-0": Answer(Outcome.ACCEPTED), "edge-1": REFUSED}, 5),
-    ],
-)
-def test_edges_outside_check_settings_before_the_config_map_has_them(
-    answers: dict[str, Answer], cut: int
-) -> None:
-    before = settled(outside(edge_0={}, edge_1={}))
-    changed = change_manifest(before, **{**OUTSIDE, "partition": {"cut": 7}})
-    told = replace(changed, outside={edge: answers.get(edge) for edge in BOTH})
-    after, steps = settle(told)
-    assert not any(step.startswith("steer") for step in steps)
-    assert configured_cut(after) == cut
-
-
 @pytest.mark.parametrize("name", TABLE)
 def test_plan(name: str) -> None:
     made, expected = TABLE[name]
@@ -521,11 +267,6 @@ def test_a_refusal_ends_the_creation() -> None:
     assert steps == [*CREATION[:6], "status Stalled", "event ChildRefused"]
 
 
-def configured_cut(current: State) -> object:
-    settings = live.settings_in(current.children[MAP]["data"]["manifest.yaml"])
-    return None if settings is None else settings.partition.cut
-
-
 @pytest.mark.parametrize(
     ("answer", "cut", "degraded"),
     [
@@ -542,82 +283,6 @@ def test_edges_start_with_what_no_running_edge_refuses(
     assert configured_cut(current) == cut
     (found,) = (c for c in current.study.status.conditions if c.type == conditions.DEGRADED)
     assert found.reason == degraded
-
-
-def degradation(current: State) -> tuple[str, str]:
-    """Status and reason of the condition Degraded."""
-    (found,) = (c for c in current.study.status.conditions if c.type == conditions.DEGRADED)
-    return found.status, found.reason
-
-
-def drifting(*, drifted: bool) -> State:
-    """The state after a report with audits."""
-    seen = CascadeReport(audited=200, disagreeing=40, promised=0.05, drifted=drifted)
-    return with_report(settled(running()), cascade=seen)
-
-
-def test_a_drift_degrades_the_study_until_audits_agree_again() -> None:
-    current, steps = settle(drifting(drifted=True))
-    assert steps == ["status Running", "event CascadeDrifted"]
-    (found,) = (c for c in current.study.status.conditions if c.type == conditions.DEGRADED)
-    assert (found.status, found.reason) == ("True", "CascadeDrifted")
-    assert found.message.startswith("Audits at edge-0 show that more of the answers there disagree")
-    later = with_report(
-        current, done=5, cascade=CascadeReport(audited=200, disagreeing=41, drifted=True)
-    )
-    assert "event CascadeDrifted" not in settle(later)[1]  # once
-    again = with_report(current, done=6, cascade=CascadeReport(audited=200, disagreeing=2))
-    assert degradation(settled(again)) == ("False", "AsSpecified")
-
-
-def judging(judged: int, pictures: int | None = 400) -> CascadeReport:
-    """The report of an edge that judges pictures for a new threshold."""
-    return CascadeReport(
-        audited=20, disagreeing=9, drifted=True, threshold_per_million=100_000, judged=judged,
-        pictures=pictures,
-    )  # fmt: skip
-
-
-def test_a_drift_ends_with_a_new_threshold() -> None:
-    current, steps = settle(with_report(settled(running()), cascade=judging(0)))
-    assert steps == ["status Running", "event CascadeDrifted"]
-    for judged, shown in ((39, 0), (40, 40), (399, 360)):
-        current, steps = settle(with_report(current, done=judged, cascade=judging(judged)))
-        assert "event CascadeDrifted" not in steps
-        (found,) = (c for c in current.study.status.conditions if c.type == conditions.DEGRADED)
-        assert found.message.endswith(
-            "promises: the large model answers there. edge-0 judges pictures for a new threshold, "
-            f"{shown} of 400."
-        )
-    new = CascadeReport(audited=0, disagreeing=0, threshold_per_million=930_000, recalibrations=1)
-    current, steps = settle(with_report(current, done=500, cascade=new))
-    assert degradation(current) == ("False", "AsSpecified")
-    assert "event CascadeRecalibrated" in steps
-    assert "event CascadeRecalibrated" not in settle(with_report(current, done=501, cascade=new))[1]
-    assert conditions.recalibrated(current.reports.latest) == (
-        "The cascade answers again with a new threshold: edge-0 from 930,000 millionths on."
-    )
-
-
-def test_a_drift_lasts_until_an_edge_reports_audits_again() -> None:
-    current = settled(drifting(drifted=True))
-    starting = with_report(current, phase=Phase.STARTING, done=0, total=None)
-    unheard = replace(current, reports=Reports())
-    for state_before in (starting, unheard):
-        after, steps = settle(replace(state_before, done=Done()))
-        assert degradation(after) == ("True", "CascadeDrifted")
-        assert "event CascadeDrifted" not in steps
-
-
-@pytest.mark.parametrize("drifted", [True, False])
-def test_an_ended_study_says_whether_its_promise_was_broken(drifted: bool) -> None:
-    seen = CascadeReport(audited=200, disagreeing=40, promised=0.05, drifted=drifted)
-    last = with_report(settled(running()), phase=Phase.FINISHED, done=9, cascade=seen)
-    after, steps = settle(completed(last))
-    assert "status Succeeded" in steps
-    assert ("event CascadeDrifted" in steps) is drifted
-    expected = ("True", "CascadeDrifted") if drifted else ("False", "AsSpecified")
-    assert degradation(after) == expected
 
 
 @pytest.mark.parametrize(

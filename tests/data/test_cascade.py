@@ -6,10 +6,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from splittracr.data.cascade import ClassMap, Judge, Labels, in_picture, mapped, statistics
-from splittracr.experiment.contracts import Statistic
+from splittracr.data.cascade import (
+    Answer,
+    ClassMap,
+    Judge,
+    Labels,
+    in_picture,
+    mapped,
+    statistics,
+)
+from splittracr.data.contracts import Geometry
+from splittracr.experiment.contracts import DETECTED, RANKED, Statistic
 from splittracr.experiment.errors import InvalidInput
-from splittracr.planning.sureness import DETECTED, RANKED
 
 SMALL, LARGE = Labels("small", ("cat", "dog", "car")), Labels("large", ("car", "cat", "dog"))
 
@@ -132,6 +140,42 @@ def test_boxes_are_those_of_the_description_in_the_picture() -> None:
     assert one.agrees(in_picture(small, described), large)
     assert in_picture(small, described)["boxes"].tolist() == boxes
     assert in_picture(detected(), [])["boxes"].shape == (0, 4)
+
+
+HERE, OTHER = Geometry((32, 32), (64, 64)), Geometry((32, 32), (128, 128))
+CATS = detected(CAT)
+IN_PICTURE = [{"class": 1, "score": 0.9, "box": [float(one) for one in CAT[:4]]}]
+HALF = [{"class": 1, "score": 0.9, "box": [one / 2 for one in CAT[:4]]}]
+
+
+@pytest.mark.parametrize(
+    ("small", "large", "agrees"),
+    [
+        # Both are in the picture, whatever their inputs are.
+        (Answer(CATS, HALF, HERE), Answer(CATS, HALF, OTHER), True),
+        (Answer(CATS, IN_PICTURE, HERE), Answer(CATS, HALF, OTHER), False),
+        # Only one is: the numbers happen to be equal, and mean other places.
+        (Answer(CATS, HALF, HERE), Answer(CATS, ["a cat"], HERE), None),
+        (Answer(CATS, None, HERE), Answer(CATS, HALF, HERE), None),
+        (Answer(CATS, IN_PICTURE, HERE), Answer(CATS, {"box": 1}, OTHER), None),
+        # Neither is: in pixels of inputs of one size, or of two.
+        (Answer(CATS, ["a cat"], HERE), Answer(CATS, None, HERE), True),
+        (Answer(CATS, ["a cat"], HERE), Answer(CATS, ["a cat"], OTHER), None),
+        # Without a box nothing is mixed.
+        (Answer(detected(), [], HERE), Answer(CATS, ["a cat"], OTHER), False),
+        (Answer(CATS, IN_PICTURE, HERE), Answer(detected(), None, OTHER), False),
+        (Answer(detected(), [], HERE), Answer(detected(), None, OTHER), True),
+    ],
+)
+def test_boxes_in_coordinates_of_two_kinds_are_not_compared(
+    small: Answer, large: Answer, agrees: bool | None
+) -> None:
+    assert judge(Statistic.MEAN_SCORE, ClassMap()).compared(small, large) is agrees
+
+
+def test_classes_need_no_coordinates() -> None:
+    small, large = Answer(ranked(1, 0), None, HERE), Answer(ranked(1, 2), [], OTHER)
+    assert judge(Statistic.MARGIN, ClassMap()).compared(small, large) is True
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from splittracr.experiment import document, manifest
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.pods import Quantity, amount
 from tests.experiment.apiserver import Refused, admit
-from tests.experiment.test_crd import SCHEMA
+from tests.experiment.definition import SCHEMA
 
 STUDY = """
 kind: SplitExperiment

@@ -87,7 +87,7 @@ def test_a_profile_of_version_1_is_read() -> None:
     assert again == profile
     written = json.loads(profile.model_dump_json())
     assert written.pop("schemaVersion") == SCHEMA_VERSION
-    before, later = json.loads(PROFILE), {"power": None, "runtime": "Torch"}
+    before, later = json.loads(PROFILE), {"power": None, "identity": None, "runtime": "Torch"}
     for codec in (*before["codecs"], *before["picture_codecs"]):
         codec["accuracy"] = None
     assert written == before | later | {"heads_ms": [], "tails_ms": []}

@@ -1,5 +1,6 @@
 import pytest
 
+from splittracr.experiment.rules import unwrapped
 from splittracr.monitoring.build import Query
 from splittracr.monitoring.promql import (
     BadQuery,
@@ -8,7 +9,6 @@ from splittracr.monitoring.promql import (
     fleet,
     label_values,
     operator,
-    outer,
     server,
 )
 
@@ -97,4 +97,4 @@ def test_what_the_table_does_not_have_fails(make: object, said: str) -> None:
     [("(a + b)", "a + b"), ("(a) + (b)", "(a) + (b)"), ("a", "a"), ("((a))", "(a)")],
 )
 def test_outer_parentheses(text: str, inner: str) -> None:
-    assert outer(text) == inner
+    assert unwrapped(text) == inner

@@ -41,7 +41,7 @@ def link(rate: float, cascade: Cascade | None = TINY) -> Beliefs:
     return replace(Beliefs.of_link(rate, 20), cascade=cascade)
 
 
-def way(decision: Decision) -> tuple[int, bool]:
+def choice(decision: Decision) -> tuple[int, bool]:
     """The cut, and whether the small model goes first."""
     return decision.cut, decision.small == "first"
 
@@ -65,18 +65,18 @@ def test_the_better_way_is_taken(
 ) -> None:
     beliefs = link(rate, replace(TINY, small_ms=small_ms))
     decision = Adaptive(three(), AT_ONCE).decide(0.0, beliefs)
-    assert way(decision) == expected
+    assert choice(decision) == expected
     assert decision.predicted_ms == pytest.approx(predicted, rel=1e-3)
     assert decision.predicted_regret_ms == 0
     slowed = replace(beliefs, edge_factor=2.0)
-    assert Adaptive(three(), AT_ONCE).costs_of_ways(slowed)[4] == pytest.approx(
+    assert Adaptive(three(), AT_ONCE).costs_of_choices(slowed)[4] == pytest.approx(
         2 * small_ms + 0.4 * (three().latency_ms(slowed)[1])
     )
 
 
 def test_without_beliefs_of_a_small_model_nothing_changes() -> None:
     decision = Adaptive(three(), AT_ONCE).decide(0.0, link(MIDDLE, None))
-    assert (way(decision), decision.small) == ((1, False), None)
+    assert (choice(decision), decision.small) == ((1, False), None)
 
 
 @pytest.mark.parametrize("made", [Deadline, Hedge])
@@ -86,10 +86,10 @@ def test_policies_that_bound_the_latency_bound_it_behind_the_small_model(
     """The samples that go on are late at most as late as without the small model."""
     policy, varies = made(three(), AT_ONCE), link(MIDDLE)
     varies = replace(varies, up=replace(varies.up, spread=0.5))
-    alone, behind = policy.costs(varies), policy.costs_of_ways(varies)[3:]
+    alone, behind = policy.costs(varies), policy.costs_of_choices(varies)[3:]
     np.testing.assert_allclose(behind, 8 + 0.4 * alone)
     decision = policy.decide(0.0, varies)
-    assert way(decision) == (1, True)
+    assert choice(decision) == (1, True)
     assert (decision.deadline_ms is None) is (made is Hedge)
     assert decision.hedge_ms == (0.0 if made is Hedge else None)
     assert policy.decide(1.0, link(SLOW)).hedge_ms is None  # the edge alone is behind it
@@ -98,13 +98,13 @@ def test_policies_that_bound_the_latency_bound_it_behind_the_small_model(
 def test_a_percentile_of_all_samples_is_bounded_too() -> None:
     varies = replace(link(MIDDLE), up=replace(link(MIDDLE).up, spread=0.5))
     options = replace(AT_ONCE, objective=Objective(z=Z95))
-    behind = Deadline(three(), options).costs_of_ways(varies)[3:]
+    behind = Deadline(three(), options).costs_of_choices(varies)[3:]
     latest = 10 + 1.5 * 170.1 + 500  # the deadline, then the rest on the edge
     z = 1.15034938  # of 87.5 %: the rest is 40 % of the samples
     expected = 8 + min(latest, 10 + 50 + 20.1 + 100 * np.exp(z * 0.5))
     assert behind[1] == pytest.approx(expected)
     rarely = replace(varies, cascade=replace(TINY, sure=0.96))
-    assert Deadline(three(), options).costs_of_ways(rarely)[3:].tolist() == [8, 8, 8]
+    assert Deadline(three(), options).costs_of_choices(rarely)[3:].tolist() == [8, 8, 8]
 
 
 @pytest.mark.parametrize("made", [Adaptive, Deadline, Hedge])
@@ -113,12 +113,12 @@ def test_of_ways_with_the_same_percentile_the_mean_decides(made: type[Adaptive])
     policy = made(three(), PolicyOptions(objective=Objective(z=Z95)))
     rarely = replace(TINY, sure=0.97)
     start = policy.decide(0.0, link(MIDDLE, rarely))
-    assert (way(start), start.reason) == ((1, True), "start")
+    assert (choice(start), start.reason) == ((1, True), "start")
     slower = policy.decide(1.0, link(SLOW, rarely))
-    assert (way(slower), slower.reason) == ((2, True), "better")
+    assert (choice(slower), slower.reason) == ((2, True), "better")
     assert slower.predicted_ms == pytest.approx(8 + 0.03 * 510)
     near = policy.decide(2.0, link(MIDDLE, replace(rarely, small_ms=170)))  # 175.4 against 185.3
-    assert (way(near), near.reason) == ((2, True), "hysteresis")
+    assert (choice(near), near.reason) == ((2, True), "hysteresis")
 
 
 def test_a_switch_has_to_gain_more_than_the_hysteresis() -> None:
@@ -126,20 +126,20 @@ def test_a_switch_has_to_gain_more_than_the_hysteresis() -> None:
     slower = replace(TINY, small_ms=110)  # 182.04 against 180.1
     near = replace(TINY, small_ms=98)  # 170.04: less than a tenth better
     decided = [policy.decide(float(i), link(MIDDLE, one)) for i, one in enumerate((slower, near))]
-    assert [way(one) for one in decided] == [(1, False), (1, False)]
+    assert [choice(one) for one in decided] == [(1, False), (1, False)]
     assert [one.reason for one in decided] == ["start", "hysteresis"]
     better = policy.decide(2.0, link(MIDDLE))
-    assert (way(better), better.reason, better.epoch) == ((1, True), "better", 1)
+    assert (choice(better), better.reason, better.epoch) == ((1, True), "better", 1)
     kept = policy.decide(3.0, link(MIDDLE, slower))  # 182.04 against 180.1 once more
-    assert (way(kept), kept.reason, kept.epoch) == ((1, True), "hysteresis", 1)
+    assert (choice(kept), kept.reason, kept.epoch) == ((1, True), "hysteresis", 1)
     assert kept.predicted_regret_ms == pytest.approx(182.04 - 180.1)
 
 
 def test_a_drifted_small_model_is_left_at_once() -> None:
     policy = Adaptive(three(), PolicyOptions(min_dwell_ms=1e6, period_ms=1e6))
-    assert way(policy.decide(0.0, link(MIDDLE))) == (1, True)
+    assert choice(policy.decide(0.0, link(MIDDLE))) == (1, True)
     left = policy.decide(1.0, link(MIDDLE, None))
-    assert (way(left), left.reason, left.epoch) == ((1, False), "excluded", 1)
+    assert (choice(left), left.reason, left.epoch) == ((1, False), "excluded", 1)
 
 
 @pytest.mark.parametrize(
@@ -164,24 +164,24 @@ def test_both_ways_keep_the_accuracy(
     if accuracy is not None:
         share = 0.6 - wrong + 0.4 * kept if decision.small else kept
         assert share >= accuracy - 1e-9
-    assert way(decision) == expected
+    assert choice(decision) == expected
 
 
 def test_heads_behind_the_small_model_have_less_memory() -> None:
     """Heads take 1,000, 2,000 and 3,000 bytes."""
     policy = Adaptive(three(), replace(AT_ONCE, memory_beside_small=1_500))
-    costs = policy.costs_of_ways(link(MIDDLE))
+    costs = policy.costs_of_choices(link(MIDDLE))
     assert np.isfinite(costs).tolist() == [True, True, True, True, False, False]
 
 
 def test_without_a_server_the_small_model_may_still_go_first() -> None:
     policy, lost = Adaptive(three(), PolicyOptions()), replace(link(MIDDLE), connected=False)
     decision = policy.decide(0.0, lost)
-    assert (way(decision), decision.reason) == ((2, True), "server lost")
+    assert (choice(decision), decision.reason) == ((2, True), "server lost")
     slow = replace(lost, cascade=replace(TINY, small_ms=310))  # 514 against 510
-    assert way(policy.decide(1.0, slow)) == (2, True)
-    assert way(policy.decide(2.0, replace(lost, cascade=None))) == (2, False)
-    assert way(policy.decide(3.0, slow)) == (2, False)
+    assert choice(policy.decide(1.0, slow)) == (2, True)
+    assert choice(policy.decide(2.0, replace(lost, cascade=None))) == (2, False)
+    assert choice(policy.decide(3.0, slow)) == (2, False)
 
 
 def test_a_link_that_few_samples_use_is_probed() -> None:
@@ -384,22 +384,22 @@ def test_a_link_that_slows_down_brings_the_small_model_in() -> None:
     one, model, audit = chooser()
     now = hear(one, 1e9, 0.0)
     start = one.choose(STEP, now)  # 79 ms against 20 + 0.5 * 79
-    assert way(start) == (0, True)
+    assert choice(start) == (0, True)
     seen(model, 0, 60, ms=20.0)  # it is hardly ever sure
     decided = [one.choose(STEP, now) for _ in range(60)]
-    assert {way(each) for each in decided} == {(0, False)}
+    assert {choice(each) for each in decided} == {(0, False)}
     assert [each.small for each in decided] == [None] * 59 + ["after"]
     tried = decided[-1]
     assert (tried.codec, tried.reason) == (PictureCodec(), "explore")
     seen(model, 60, 0, ms=20.0)
     now = hear(one, 8e6, now)
     first = one.choose(STEP, now)
-    assert (way(first), first.reason) == ((2, True), "better")
+    assert (choice(first), first.reason) == ((2, True), "better")
     assert first.epoch == tried.epoch + 1
     for _ in range(5):
         audit.add(agrees=False)
     left = one.choose(STEP, now)
-    assert (way(left), left.epoch) == ((2, False), first.epoch + 1)
+    assert (choice(left), left.epoch) == ((2, False), first.epoch + 1)
 
 
 def test_predictions_contain_the_stages_around_both_models() -> None:
@@ -408,12 +408,12 @@ def test_predictions_contain_the_stages_around_both_models() -> None:
     now = hear(one, 8e6, 0.0)
     first = one.choose(STEP, now)
     rest = first.predicted_ms
-    assert way(first) == (2, True)
+    assert choice(first) == (2, True)
     assert rest is not None
     ran = {"small": 62.0, "prepare": 10.0, "finish": 2.0, "head": 20.0, "link": 80.0}
     one.observe(finished(first, 174.0, SmallRun(False, 32.0), **ran), now)
     second = one.choose(STEP, now)
-    assert way(second) == (2, True)
+    assert choice(second) == (2, True)
     assert second.predicted_ms is not None
     latency = one.expected_ms(2, now) - 42  # without the stages around it
     share = 1 - model.sure
@@ -432,11 +432,11 @@ def test_a_sample_that_was_tried_is_learnt_from() -> None:
     one, model, _ = chooser(ms=150.0)
     now = hear(one, 8e6, 0.0)
     tried = one.choose(STEP, now)
-    assert (way(tried), tried.small) == ((2, False), "after")
+    assert (choice(tried), tried.small) == ((2, False), "after")
     one.observe(finished(tried, 180.0, SmallRun(True, 9.0), head=20.0, link=110.0), now)
     assert model.sure == pytest.approx(2 / 3, rel=0.01)
     cheaper = one.choose(STEP, now)
-    assert (way(cheaper), cheaper.reason) == ((2, True), "better")
+    assert (choice(cheaper), cheaper.reason) == ((2, True), "better")
 
 
 def test_a_cut_that_is_not_ready_is_replaced_behind_the_small_model() -> None:
@@ -446,10 +446,10 @@ def test_a_cut_that_is_not_ready_is_replaced_behind_the_small_model() -> None:
     one = adapting(spec(), EDGE, EDGE, [], ready=lambda d: d.cut in ready, small=model)
     assert model.sure < 0.7
     now = hear(one, 1e9, 0.0)
-    assert way(one.choose(STEP, now)) == (0, True)
+    assert choice(one.choose(STEP, now)) == (0, True)
     now = hear(one, 8e6, now)
     waits = one.choose(STEP, now)
-    assert (way(waits), waits.reason) == ((0, True), "not ready")
+    assert (choice(waits), waits.reason) == ((0, True), "not ready")
     assert waits.predicted_ms == pytest.approx(20 + (1 - model.sure) * one.expected_ms(0, now))
 
 
@@ -457,7 +457,7 @@ def test_memory_of_the_small_model_counts() -> None:
     model = SmallModel("tiny", 20.0, Audit(0.05), memory_bytes=1 << 20)
     one = adapting(spec(edgeMemoryMebibytes=1), EDGE, EDGE, [], small=model)
     now = hear(one, 8e6, 0.0)
-    assert way(one.choose(STEP, now)) == (2, False)
+    assert choice(one.choose(STEP, now)) == (2, False)
 
 
 class FirstAlways(Policy):
@@ -483,7 +483,7 @@ def changing(seed: int) -> tuple[Span, ...]:
 
 @pytest.mark.parametrize("small_ms", [8.0, 60.0, 400.0])
 @pytest.mark.parametrize("name", ["adaptive", "deadline", "hedge"])
-def test_deciding_is_as_good_as_the_better_fixed_way(name: str, small_ms: float) -> None:
+def test_deciding_is_as_good_as_the_better_fixed_choice(name: str, small_ms: float) -> None:
     cascade = replace(TINY, small_ms=small_ms)
 
     def mean(given: Cascade | None, *, decides: bool = False) -> float:

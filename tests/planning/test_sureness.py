@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splittracr.experiment.contracts import Statistic
-from splittracr.planning.sureness import DETECTED, RANKED, SURE, sureness
+from splittracr.experiment.contracts import DETECTED, RANKED, Statistic
+from splittracr.planning.sureness import SURE, sureness
 
 HALF = [0.5, 0.25, 0.125]
 """The rest, 0.125, belongs to classes that the result does not contain."""

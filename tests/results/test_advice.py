@@ -12,11 +12,11 @@ from splittracr.experiment.spec import ExperimentSpec, Metadata, SplitExperiment
 from splittracr.experiment.types import Cut, Operation, OperationTime, Place, Record, TensorSpec
 from splittracr.results import advice_words, tables
 from splittracr.results.advice import Advice, advise
+from splittracr.results.candidates import Candidate, CandidateKind
 from splittracr.results.environment import EndTimes, Environment
 from splittracr.results.rate import METRICS, Metric, Rate, RatePoint
 from splittracr.results.report import write_results
 from splittracr.results.summary import Estimate
-from splittracr.results.ways import Option, Way
 from tests.results import synthetic
 from tests.results.test_report import Page
 
@@ -135,13 +135,13 @@ def advised(
     return advise(described, figures, records, *files)  # type: ignore[arg-type]
 
 
-def by_title(made: Advice) -> dict[str, Option]:
-    return {one.title: one for one in made.options}
+def by_title(made: Advice) -> dict[str, Candidate]:
+    return {one.title: one for one in made.candidates}
 
 
 def latencies(made: Advice) -> dict[str, tuple[float, bool]]:
     """Latency by title, and whether it was measured."""
-    found = {one.title: one.latency_ms for one in made.options}
+    found = {one.title: one.latency_ms for one in made.candidates}
     return {k: (round(v.value, 6), v.measured) for k, v in found.items() if v is not None}
 
 
@@ -158,7 +158,7 @@ def test_latencies_are_measured_or_follow_from_operations_link_and_codec() -> No
     }
     # Also predicted: 5 + 20 + 20 + 1 + 6 ms of uint8 and 65 ms of the edge alone.
     assert sorted(made.errors) == pytest.approx([0, 52 / 51 - 1])
-    kept = {one.title: one.kept.value for one in made.options if one.kept}
+    kept = {one.title: one.kept.value for one in made.candidates if one.kept}
     assert kept == {
         "whole input as uint8": 1,
         "edge only": 1,
@@ -204,7 +204,7 @@ def test_the_best_depends_on_the_accuracy_asked_for(
 ) -> None:
     sections = {"partition": asked} if asked else {}
     made = advised(swept(), environment(**sections), rated())
-    assert [one.option and one.option.title for one in made.winners] == winners
+    assert [one.candidate and one.candidate.title for one in made.winners] == winners
     assert made.share == asked.get("adaptive", {}).get("accuracyPercent", 99) / 100
 
 
@@ -251,7 +251,7 @@ def test_a_calibrated_cascade_is_a_candidate() -> None:
     """4 ms of the small model, and for 40 of 100 pictures the 39.5 ms after the first 5."""
     made = advised(swept(), environment(), rated(), calibrated())
     cascade = by_title(made)["cascade, tiny answers 60 %"]
-    assert cascade.way is Way.CASCADE
+    assert cascade.kind is CandidateKind.CASCADE
     assert cascade.latency_ms is not None
     assert cascade.latency_ms.value == pytest.approx(5 + 4 + 0.4 * 39.5)
     assert cascade.bytes is not None
@@ -259,7 +259,7 @@ def test_a_calibrated_cascade_is_a_candidate() -> None:
     assert cascade.kept is not None
     assert cascade.kept.value == pytest.approx(0.57 + 0.4)
     untimed = advised(swept(), environment(), rated(), calibrated(small_ms=None))
-    assert Way.CASCADE not in [one.way for one in untimed.options]
+    assert CandidateKind.CASCADE not in [one.kind for one in untimed.candidates]
 
 
 def test_calibrated_exits_are_a_candidate() -> None:
@@ -281,7 +281,7 @@ def test_calibrated_exits_are_a_candidate() -> None:
     latency, _ = latencies(made)["cascade, exits answer 60 %"]
     assert latency == pytest.approx(5 + sure + 0.4 * (3 + 30 + 46))
     untimed = advised(swept(), environment(), rated(), calibrated(**exits, cut="b", codec="uint4"))
-    assert Way.CASCADE not in [one.way for one in untimed.options]
+    assert CandidateKind.CASCADE not in [one.kind for one in untimed.candidates]
 
 
 @pytest.mark.parametrize(
@@ -357,6 +357,35 @@ def test_the_page_names_each_metric(metric: Metric, tmp_path: Path) -> None:
     text = written(tmp_path, rated(metric=metric)).text
     assert f"splittracr rate: {METRICS[metric]}" in text
     assert re.search(r"keep 99 % of the uncut model's [\w -]+", text)
+
+
+IDENTITY = {
+    "graph_fingerprint": "9c41" * 16, "weights_digest": "e5d0" * 16, "input": [3, 8, 8],
+    "dtype": "float32", "preparation": None,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"large_identity": IDENTITY}, None),
+        (
+            {"large_identity": IDENTITY | {"weights_digest": "other"}},
+            "large_identity.weights_digest of calibration.json: got 'other', expected 'e5d0",
+        ),
+        (
+            {"large_identity": IDENTITY | {"graph_fingerprint": "other"}},
+            "large_identity.graph_fingerprint of calibration.json: got 'other', expected '9c41",
+        ),
+        ({"postprocess": {"iouPercent": 10}}, "got 10, expected 70, as in this study"),
+    ],
+)
+def test_a_calibration_of_another_model_is_left_out(
+    tmp_path: Path, changes: dict[str, Any], words: str | None
+) -> None:
+    text = written(tmp_path, rated(), calibrated(**changes)).text
+    assert ("cascade, tiny answers 60 %" in text) == (words is None)
+    assert words is None or f"Left out: {words}" in text or words in text
 
 
 def test_a_study_without_other_files_says_what_they_would_add(tmp_path: Path) -> None:

@@ -44,76 +44,23 @@ def operations(module: nn.Module, example: Tensor) -> tuple[Operation, ...]:
 
 def test_shapes_bytes_parameters_and_flops_are_those_of_the_batch() -> None:
     # Of two frames of 8 x 6: 96 places, each 4 x 3 x 9 multiplications and as many additions.
+    whole, half = (2, 4, 8, 6), (2, 2, 8, 6)
     values = 2 * 4 * 8 * 6
-    assert operations(Small(), torch.rand(2, 3, 8, 6)) == (
-        Operation(
-            name="stem.0",
-            module="stem.0",
-            type="Conv2d",
-            shapes=((2, 4, 8, 6),),
-            bytes=values * 4,
-            parameters=4 * 3 * 9,
-            flops=2 * 96 * 4 * 3 * 9,
-        ),
-        Operation(
-            name="stem.1",
-            module="stem.1",
-            type="ReLU",
-            shapes=((2, 4, 8, 6),),
-            bytes=values * 4,
-            parameters=0,
-            flops=0,
-        ),
-        Operation(
-            name="add",
-            module="",
-            type="add",
-            shapes=((2, 4, 8, 6),),
-            bytes=values * 4,
-            parameters=4,
-            flops=0,
-        ),
-        Operation(
-            name="chunk",
-            module="",
-            type="chunk",
-            shapes=((2, 2, 8, 6), (2, 2, 8, 6)),
-            bytes=values * 4,
-            parameters=0,
-            flops=0,
-        ),
-        Operation(
-            name="after_stem.getitem",
-            module="",
-            type="getitem",
-            shapes=((2, 2, 8, 6),),
-            bytes=values * 2,
-            parameters=0,
-            flops=0,
-        ),
-        Operation(
-            name="after_stem.getitem_1", module="", type="getitem", shapes=(), bytes=0,
-            parameters=0, flops=0,
-        ),
-        Operation(
-            name="flatten",
-            module="",
-            type="flatten",
-            shapes=((2, 96),),
-            bytes=2 * 96 * 4,
-            parameters=0,
-            flops=0,
-        ),
-        Operation(
-            name="fc",
-            module="fc",
-            type="Linear",
-            shapes=((2, 5),),
-            bytes=2 * 5 * 4,
-            parameters=96 * 5 + 5,
-            flops=2 * 2 * 96 * 5,
-        ),
-    )  # fmt: skip
+    conv, linear = 4 * 3 * 9, 96 * 5 + 5
+    expected: list[tuple[str, str, str, tuple[tuple[int, ...], ...], int, int, int]] = [
+        ("stem.0", "stem.0", "Conv2d", (whole,), values * 4, conv, 2 * 96 * 4 * 3 * 9),
+        ("stem.1", "stem.1", "ReLU", (whole,), values * 4, 0, 0),
+        ("add", "", "add", (whole,), values * 4, 4, 0),
+        ("chunk", "", "chunk", (half, half), values * 4, 0, 0),
+        ("after_stem.getitem", "", "getitem", (half,), values * 2, 0, 0),
+        ("after_stem.getitem_1", "", "getitem", (), 0, 0, 0),
+        ("flatten", "", "flatten", ((2, 96),), 2 * 96 * 4, 0, 0),
+        ("fc", "fc", "Linear", ((2, 5),), 2 * 5 * 4, linear, 2 * 2 * 96 * 5),
+    ]
+    assert [
+        (one.name, one.module, one.type, one.shapes, one.bytes, one.parameters, one.flops)
+        for one in operations(Small(), torch.rand(2, 3, 8, 6))
+    ] == expected
 
 
 def test_a_module_with_others_inside_stays_whole_and_what_cannot_be_counted_is_none() -> None:

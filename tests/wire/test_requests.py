@@ -260,7 +260,7 @@ class EveryRequestEndsOnce(RuleBasedStateMachine):
     """Any order of events, against a model that only counts.
 
     The model knows which requests were submitted, how each ended, and which of them the server
-    has received in the current session.
+    has received in the current session. Hypothesis takes all rules of a machine from one class.
     """
 
     submitted = Bundle("submitted")

@@ -7,12 +7,10 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 
 from splittracr.backends import measuring
-from splittracr.backends.torch import build
 from splittracr.data.contracts import Sample
 from splittracr.edge import cascade, recording
 from splittracr.edge.infer import Inferencer, Options
@@ -20,7 +18,6 @@ from splittracr.edge.recording import Finished
 from splittracr.edge.small_model import small_model
 from splittracr.edge.study import StudyRunner
 from splittracr.experiment.codec import RAW
-from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
 from splittracr.measure.metrics import EdgeMetrics
@@ -289,16 +286,3 @@ def recorded(done: Finished) -> Callable[..., Record]:
         return record
 
     return made
-
-
-@pytest.mark.parametrize(
-    ("sections", "expected"),
-    [({"workload": {"batchSize": 2}}, r"spec\.workload\.batchSize: got 2, expected 1: in a cas")],
-)
-def test_bad_input_names_the_field(
-    sections: dict[str, object], expected: str, tmp_path: Path
-) -> None:
-    keys = {"model": {"name": "nothing"}, "statistic": "Margin", "thresholdPerMillion": 1}
-    wanted = spec(partition={"mode": "Adaptive", "cascade": keys}, **sections)
-    with pytest.raises(InvalidInput, match=expected):
-        cascade.built(wanted, proven(of(), LARGE), (), build, tmp_path)

@@ -322,7 +322,6 @@ def test_a_statistic_for_other_results_is_refused() -> None:
 @pytest.mark.parametrize(
     ("sections", "expected"),
     [
-        ({"workload": {"batchSize": 2}}, r"spec\.workload\.batchSize: got 2, expected 1"),
         ({"model": {"name": "nothing"}}, r"spec\.partition\.cascade\.model\.name: got 'nothing'"),
     ],
 )

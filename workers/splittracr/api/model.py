@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from splittracr.api.arguments import arguments, frame
-from splittracr.backends import registry
+from splittracr.backends import measuring, registry
 from splittracr.backends.protocol import Backend, Input, Live, Output
+from splittracr.cli import cascades, profiles, quantities
 from splittracr.cli import plan as planner
-from splittracr.cli import profiles, quantities
 from splittracr.data import importing
 from splittracr.data.contracts import Sample
 from splittracr.data.rgb import to_rgb
@@ -66,12 +66,9 @@ def load(
         "dtype": dtype,
         "seed": seed,
     }
-    data = {
-        "model": model,
-        "partition": {"mode": "EdgeOnly"},
-        "edge": {"device": device, "threads": threads},
-        "workload": {"batchSize": batch_size},
-    }
+    edge, workload = {"device": device, "threads": threads}, {"batchSize": batch_size}
+    alone = {"mode": "EdgeOnly"}
+    data = {"model": model, "partition": alone, "edge": edge, "workload": workload}
     shown = {
         "model.name": ("name", name),
         "model.weightsFile": ("weights_file", weights_file),
@@ -87,7 +84,11 @@ def load(
         "edge.threads": ("threads", threads),
         "workload.batchSize": ("batch_size", batch_size),
     }
-    spec = explain.validate(ExperimentSpec, data, "load", shown)
+    return _built(explain.validate(ExperimentSpec, data, "load", shown), shown)
+
+
+def _built(spec: ExperimentSpec, shown: Mapping[str, tuple[str, object]]) -> "Model":
+    """The model of `spec`. Errors name arguments instead of fields, as `shown` maps them."""
     try:
         return Model(spec, registry.load().build(spec, "edge", Path.cwd()))
     except InvalidInput as error:
@@ -236,9 +237,6 @@ class Model:
                 downlink=_given(downlink, quantities.rate("downlink")),
                 round_trip_ms=quantities.milliseconds("rtt")(_number(rtt)),
                 spread=quantities.number("spread", 0, 2)(spread),
-                slowdown=None,
-                edge_profile=None,
-                server_profile=None,
                 goal=objective,
                 percentile=int(quantities.number("percentile", 50, 99)(percentile)),
                 watts=(
@@ -250,15 +248,17 @@ class Model:
                 memory_bytes=_given(edge_memory, quantities.size("edge_memory")),
                 agreement=_given(agreement, quantities.number("agreement", 0, 1)),
                 accuracy=_given(accuracy, quantities.number("accuracy", 0, 1)),
-                rate=None,
                 calibration=None if calibration is None else Path(calibration),
                 deadline_ms=_given(deadline, quantities.milliseconds("deadline")),
-                figure=None,
             )
             other = own if server is None else server
             planner.check_server(own, other, other.network)
             slowdown = quantities.number("edge_slowdown", 0.001, quantities.MAX_SLOWDOWN)
-            question = planner.question(own, other, slowdown(edge_slowdown), None, options)
+            loaded = cascades.of_loaded(
+                self._backend.network.weights, measuring.identity(self._backend, self._spec)
+            )
+            slower = slowdown(edge_slowdown)
+            question = planner.question(own, other, slower, None, options, loaded)
             return Plan(planner.solve(question))
 
 

@@ -1,16 +1,21 @@
 """Columns of a profile while they are measured: codecs at cuts, whatever runs the model."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean, median
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
+from splittracr.backends.protocol import Input, Output
+from splittracr.data import agreement
+from splittracr.data.agreement import Agreed, Ranking
 from splittracr.experiment.codec import Codec, PictureCodec
+from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import CodecProfile
 from splittracr.measure.device import Device
 from splittracr.measure.stopwatch import Busy
+from splittracr.splitting.proof import Proof
 from splittracr.wire.codec import EncodedPayload
 from splittracr.wire.payload import Payload
 
@@ -18,6 +23,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 HEADER_BYTES = 256  # of a message, without the description of its payload
+
+_AGREEMENT_CUTS = 6
+
+Coded = tuple[Codec | PictureCodec, int, Output]
+"""A lossy codec, the index of a cut, and the output of the model with that codec there."""
 
 
 @dataclass
@@ -81,3 +91,39 @@ def message_bytes(encoded: EncodedPayload) -> int:
 def described_size(payload: Payload) -> int:
     """Of a payload as it is, what describes it included."""
     return payload.nbytes + len(msgspec.json.encode(payload.header()))
+
+
+def judged_cuts(proof: Proof) -> list[int]:
+    """The cuts at which lossy codecs are judged: about six, evenly spread."""
+    offered = [k for k in proof.offered() if 0 < k < proof.last]
+    return offered[:: -(-len(offered) // _AGREEMENT_CUTS) or 1]
+
+
+def agreements(
+    ranking: Ranking,
+    reduce: Callable[[Output], Sequence[Any]],
+    batches: Iterable[Input],
+    exact: Callable[[Input], Output],
+    coded: Callable[[Input], Iterable[Coded]],
+) -> dict[Codec | PictureCodec, float]:
+    """By lossy codec the share of first classes, detections or pixels that survive it, the lowest
+    of the cuts that are tried. Empty if nothing is judged, or results have none of them.
+
+    `exact` gives the output of a batch without a codec, `coded` those with each codec.
+    """
+    kept: dict[tuple[Codec | PictureCodec, int], Agreed] = {}
+    for batch in batches:
+        results = reduce(exact(batch))
+        if agreement.results(ranking, results, results) is None:
+            return {}
+        for codec, cut, output in coded(batch):
+            try:
+                found = agreement.results(ranking, results, reduce(output))
+            except FrameFailed:  # the codec has left no result at all
+                found = None
+            found = found or agreement.none_of(ranking, results)
+            kept[codec, cut] = kept.get((codec, cut), Agreed()) + found
+    shares: dict[Codec | PictureCodec, float] = {}
+    for (codec, _), agreed in kept.items():
+        shares[codec] = min(shares.get(codec, 1.0), round(agreed.share, 4))
+    return shares

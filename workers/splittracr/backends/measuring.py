@@ -7,6 +7,7 @@ from splittracr.backends.protocol import Backend, Input
 from splittracr.data import datasets
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset
+from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import DatasetSpec, ExperimentSpec
 from splittracr.measure import machine
@@ -28,6 +29,18 @@ def end(own: Backend) -> End:
         weights_digest=own.identity.weights,
         versions=machine.versions(),
         classes_cached_at=own.proof.classes_cached_at,
+    )
+
+
+def identity(own: Backend, spec: ExperimentSpec) -> ModelIdentity:
+    """The properties of a network on which results in files depend; `spec` is that of its study."""
+    known = not own.network.variable_shape
+    return ModelIdentity(
+        graph_fingerprint=own.identity.fingerprint,
+        weights_digest=own.identity.weights,
+        input=tuple(own.example(0).shape[1:]) if known else None,
+        dtype=spec.model.dtype.value,
+        preparation=own.network.preparation,
     )
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import yaml
 
+from splittracr.cli.cascades import exits_digest
 from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.contracts import EDGE, SERVER, Statistic
@@ -81,7 +82,7 @@ def calibrate(spec: ExperimentSpec, base: Path, question: Question) -> Calibrati
     found = calibrating.judge(
         both, dataset, range(count), classes, question.statistic, question.match_percent / 100
     )
-    return _described(both, found, _chosen(found.judged, question.goal), question)
+    return _described(both, found, _chosen(found.judged, question.goal), question, spec, base)
 
 
 def sentences(made: Calibration) -> Iterator[str]:
@@ -260,8 +261,21 @@ def _within(judged: Sequence[Judged], mean_bytes: float) -> Threshold:
 
 
 def _described(
-    both: "Both", found: "Findings", threshold: Threshold, question: Question
+    both: "Both",
+    found: "Findings",
+    threshold: Threshold,
+    question: Question,
+    spec: ExperimentSpec,
+    base: Path,
 ) -> Calibration:
+    from splittracr.backends import measuring
+
+    first = question.first
+    digest, own = None, None
+    if isinstance(first, str):
+        digest = exits_digest(first, base)
+    else:
+        own = measuring.identity(both.first.backend, spec.model_copy(update={"model": first}))
     sizes = [one.bytes for one in found.judged]
     sent = [one.bytes for one in found.judged if one.surest < threshold.sureness]
     small, exits = both.first.backend.network, _exit_cuts(both)
@@ -269,10 +283,14 @@ def _described(
     return Calibration(
         small=small.name,
         small_weights=small.weights,
+        small_identity=own,
+        exits_digest=digest,
         exits={cut: counts[number] for number, cut in enumerate(exits)} if exits else None,
         learnt=found.learnt,
         large=both.large.network.name,
         large_weights=both.large.network.weights,
+        large_identity=measuring.identity(both.large, spec),
+        postprocess=spec.postprocess.model_dump(mode="json", by_alias=True),
         statistic=found.statistic,
         threshold_per_million=threshold.sureness,
         promised_disagreement=question.goal.disagreement,

@@ -1,11 +1,16 @@
 """Cascades as candidates, from the files of `splittracr calibrate`."""
 
+import hashlib
 from pathlib import Path
+from typing import Any
 
-from splittracr.experiment.calibration import Calibration
-from splittracr.experiment.contracts import Runtime
+from splittracr.data.home import expanded
+from splittracr.experiment.calibration import LARGE_DIGEST, Calibration, Facts, identified
+from splittracr.experiment.contracts import DECLARED, Runtime
 from splittracr.experiment.errors import InvalidInput, nearest, why
+from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.profile import Profile
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.versions import parse
 from splittracr.planning.cascade import Cascade, ordered_exits
 
@@ -29,22 +34,70 @@ def read(file: Path, option: str) -> Calibration:
     return made
 
 
-def of_model(file: Path, edge: Profile, slowdown: float, option: str) -> Cascade:
+def of_profile(edge: Profile) -> Facts:
+    """The facts in a profile. Random weights stand for any: they cost the same time."""
+    known: dict[str, Any] = {
+        "large_weights": edge.weights,
+        "large_identity.input": edge.input[1:],
+        "large_identity.dtype": edge.dtype,
+        **identified("large_identity", edge.identity),
+    }
+    return Facts("the profile", _without_random(known))
+
+
+def of_loaded(weights: str, identity: ModelIdentity) -> Facts:
+    """The facts of a model in this process, whose weights are called `weights`."""
+    known = {"large_weights": weights, **identified("large_identity", identity)}
+    return Facts("the model", _without_random(known))
+
+
+def of_study(spec: ExperimentSpec, base: Path) -> Facts:
+    """The facts in a manifest in the folder `base`, whose model is not loaded."""
+    post = spec.postprocess.model_dump(mode="json", by_alias=True)
+    known = {f"postprocess.{key}": value for key, value in post.items()}
+    cascade = spec.partition.cascade
+    if cascade is not None and cascade.model is not None:
+        known |= {"small": cascade.model.name, "small_identity.dtype": cascade.model.dtype.value}
+    if cascade is not None and cascade.exits is not None:
+        digest = exits_digest(cascade.exits, base)
+        known |= {"small": spec.model.name} | ({"exits_digest": digest} if digest else {})
+    return Facts("the manifest", known)
+
+
+def exits_digest(exits: str, base: Path) -> str | None:
+    """The digest of a file of exits; None if it is not on this machine, or there is no file."""
+    path = base / expanded(exits, "spec.partition.cascade.exits")
+    if exits == DECLARED or not path.is_file():
+        return None
+    return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def _without_random(known: dict[str, Any]) -> dict[str, Any]:
+    if known["large_weights"].startswith("none"):
+        return {k: v for k, v in known.items() if k not in ("large_weights", LARGE_DIGEST)}
+    return known
+
+
+def of_model(file: Path, edge: Profile, slowdown: float, option: str, *more: Facts) -> Cascade:
     """The cascade of a file for the edge of a profile that is slowed down.
 
-    Raises InvalidInput that names the option if the file is of another model.
+    Raises InvalidInput that names the option if the file is of another model, and the key that
+    differs from the profile or from `more`.
     """
     made = read(file, option)
     if made.large != edge.network:
         raise InvalidInput(option, str(file), f"a file of {edge.network}, not of {made.large}")
+    for facts in more:
+        facts.check(made, str(file))
     return slowed(made, edge, slowdown, str(file))
 
 
 def slowed(made: Calibration, edge: Profile, slowdown: float, file: str) -> Cascade:
     """The cascade on the edge of a profile that is slower than the machine of the calibration.
 
-    Raises InvalidInput that names the `file` if its exits are not of the profile.
+    Raises InvalidInput that names the `file` if its models or its exits are not of the profile.
     """
+    of_profile(edge).check(made, file)
     sure, wrong = made.sure / made.pictures, made.disagreeing / made.pictures
     if made.exits is None or made.exit_ms is None:
         return Cascade(made.small, (made.small_ms or 0.0) * slowdown, sure, wrong)

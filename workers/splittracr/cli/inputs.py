@@ -89,13 +89,13 @@ def refuse_tracr_file(text: str, field: str, origin: str) -> None:
     except InvalidInput:
         return
     if study.is_configuration(data):
-        kind, way = "configuration", f"`splittracr convert {origin}` makes one of it"
+        kind, hint = "configuration", f"`splittracr convert {origin}` makes one of it"
     elif study.is_devices(data):
         kind = "devices file"
-        way = f"`splittracr convert CONFIG --devices {origin}` makes one of it and of CONFIG"
+        hint = f"`splittracr convert CONFIG --devices {origin}` makes one of it and of CONFIG"
     else:
         return
-    expected = f"a {KIND} manifest; this is a {kind} of SplitTracr (tracr), and {way}"
+    expected = f"a {KIND} manifest; this is a {kind} of SplitTracr (tracr), and {hint}"
     raise InvalidInput(field, origin, expected)
 
 
@@ -263,6 +263,9 @@ def edge_runtime(experiment: "SplitExperiment") -> "Runtime":
             "OnnxRuntime, or an edge with PyTorch (pip install 'splittracr[workers]'; in a cluster "
             "spec.edge.pod.image)"
         )
+        raise InvalidInput(field, name.value, expected)
+    if experiment.spec.partition.cascade is not None and registry.needs_export(name):
+        expected = "an edge with PyTorch: a cascade needs a second model there"
         raise InvalidInput(field, name.value, expected)
     return registry.load(name)
 

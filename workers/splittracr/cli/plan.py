@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from splittracr.cli import cascades, inputs, profiles
+from splittracr.experiment.calibration import Facts
 from splittracr.experiment.energy import Kind
 from splittracr.experiment.errors import InvalidInput, naming, nearest
 from splittracr.experiment.profile import Profile
@@ -46,7 +47,7 @@ class Question:
     figure: Path | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
     """The options of the command, in the units of `Question`; None if left out."""
 
@@ -54,10 +55,10 @@ class Options:
     downlink: float | None
     round_trip_ms: float
     spread: float
-    slowdown: float | None
-    edge_profile: str | None
-    server_profile: str | None
-    rate: Path | None
+    slowdown: float | None = None
+    edge_profile: str | None = None
+    server_profile: str | None = None
+    rate: Path | None = None
     calibration: Path | None
     goal: str
     percentile: int
@@ -68,7 +69,7 @@ class Options:
     agreement: float | None
     accuracy: float | None
     deadline_ms: float | None
-    figure: Path | None
+    figure: Path | None = None
 
 
 def ask(file: str, options: Options) -> Question:
@@ -77,21 +78,28 @@ def ask(file: str, options: Options) -> Question:
     Raises InvalidInput that names the argument. Measures the model of a manifest unless there is a
     reference profile of it with the same input size, batches, element type, classes and arguments.
     """
-    edge, slowdown, declared = _edge(file, options.edge_profile)
+    edge, slowdown, declared, facts = _edge(file, options)
     if options.rate is not None:
         edge = profiles.with_rate(edge, options.rate, "--rate")
     if options.slowdown is not None:
         slowdown = options.slowdown
-    return question(edge, _server(edge, options.server_profile), slowdown, declared, options)
+    server = _server(edge, options.server_profile)
+    return question(edge, server, slowdown, declared, options, *facts)
 
 
 def question(
-    edge: Profile, server: Profile, slowdown: float, declared: PowerSpec | None, options: Options
+    edge: Profile,
+    server: Profile,
+    slowdown: float,
+    declared: PowerSpec | None,
+    options: Options,
+    *facts: Facts,
 ) -> Question:
     """The question about two profiles. Files and the slowdown in `options` are not used, except
-    for `rate`, whose content is in the profile of the edge.
+    for `calibration`. The content of `rate` is in the profile of the edge.
 
-    Raises InvalidInput that names the option.
+    Raises InvalidInput that names the option, or the key of the calibration that differs from the
+    profile or from `facts`.
     """
     profiles.check_codecs(edge, options.codecs)
     drawn = _drawn(options.watts) or cost.power(declared, edge.power)
@@ -114,16 +122,16 @@ def question(
         spread=options.spread,
         objective=objective(options.goal, options.percentile, drawn),
         limits=limits,
-        cascade=_cascade(edge, slowdown, options.calibration),
+        cascade=_cascade(edge, slowdown, options.calibration, *facts),
         figure=options.figure,
     )
 
 
-def _cascade(edge: Profile, slowdown: float, file: Path | None) -> Cascade | None:
+def _cascade(edge: Profile, slowdown: float, file: Path | None, *facts: Facts) -> Cascade | None:
     """The cascade that was calibrated for the edge's model; None without a file."""
     if file is None:
         return None
-    return cascades.of_model(file, edge, slowdown, "--calibration")
+    return cascades.of_model(file, edge, slowdown, "--calibration", *facts)
 
 
 def _server(edge: Profile, reference: str | None) -> Profile:
@@ -148,12 +156,17 @@ def _drawn(watts: tuple[float | None, float | None]) -> Power | None:
     return None if compute is None or transmit is None else Power(compute, transmit)
 
 
-def _edge(file: str, own: str | None) -> tuple[Profile, float, PowerSpec | None]:
-    """The edge's profile (`own` if given), its slowdown by the manifest, and its declared power."""
+def _edge(
+    file: str, options: Options
+) -> tuple[Profile, float, PowerSpec | None, tuple[Facts, ...]]:
+    """The edge's profile, its slowdown by the manifest, its declared power, and the facts that a
+    calibration has to share.
+    """
+    own = options.edge_profile
     if file in profiles.shipped() or file.endswith(".json"):
         if own is not None:
             raise InvalidInput("--edge-profile", own, f"none, {file} is the edge's profile")
-        return profiles.read(file, "FILE"), 1.0, None
+        return profiles.read(file, "FILE"), 1.0, None, ()
     if not Path(file).exists():
         expected = (
             f"a manifest, a profile or a reference profile, {nearest(file, profiles.shipped())}"
@@ -161,20 +174,22 @@ def _edge(file: str, own: str | None) -> tuple[Profile, float, PowerSpec | None]
         raise InvalidInput("FILE", file, expected)
     spec, base = inputs.load(Path(file), [], None).spec, inputs.base_folder(Path(file), None)
     slowdown, declared = spec.edge.slowdown_percent / 100, spec.declared_power
+    facts = (cascades.of_study(spec, base),)
     if own is not None:
         made = profiles.read(own, "--edge-profile")
         if not profiles.fits(made, spec):
             expected = f"a profile of the manifest's model and input, not {profiles.in_words(made)}"
             raise InvalidInput("--edge-profile", own, expected)
-        return made, slowdown, declared
+        return made, slowdown, declared, facts
     reference = profiles.reference(spec)
     if reference is not None:
-        return reference, slowdown, declared
-    # Random weights: times and bytes are much the same, and nothing has to be downloaded.
-    changes = {"weights": "none", "weights_file": None}
-    spec = spec.model_copy(update={"model": spec.model.model_copy(update=changes)})
+        return reference, slowdown, declared, facts
+    if options.calibration is None:
+        # Random weights: times and bytes are much the same, and nothing has to be downloaded.
+        changes = {"weights": "none", "weights_file": None}
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update=changes)})
     made, _ = profiles.measure(spec, base, _FRAMES, agreement=False)
-    return made, slowdown, declared
+    return made, slowdown, declared, facts
 
 
 def _cuts(edge: Profile, wanted: tuple[str, ...]) -> tuple[int, ...]:

@@ -151,4 +151,5 @@ def measure_network(
         drawn = measured_power(sensors.energy.snapshot, work, time.sleep)
     times = own.times()  # none if the runtime times no single operations
     timed = tuple(zip(own.proof.operations, times, strict=True)) if times else ()
-    return made.model_copy(update={"power": drawn}), timed
+    changes = {"power": drawn, "identity": measuring.identity(own, spec)}
+    return made.model_copy(update=changes), timed

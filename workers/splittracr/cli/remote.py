@@ -125,8 +125,8 @@ class _Server:
             case 255:  # of ssh itself
                 return Failure(f"ssh to {target} failed{where}", ExitCode.FAILED)
             case 127:  # of the shell there
-                way = f"--remote-command names it, now {self._remote.command!r}"
-                return Failure(f"{target} has no such command ({way}){where}", ExitCode.FAILED)
+                hint = f"--remote-command names it, now {self._remote.command!r}"
+                return Failure(f"{target} has no such command ({hint}){where}", ExitCode.FAILED)
         return Failure(f"the server on {target} ended with status {code}{where}", ExitCode.FAILED)
 
     async def _command(self, experiment: SplitExperiment) -> str:
@@ -168,8 +168,8 @@ class _Server:
         """A port of this machine that ssh connects with the server's `port`."""
         with socket.create_server((_LOOPBACK, 0)) as free:
             local = free.getsockname()[1]
-        way = f"{_LOOPBACK}:{local}:{_LOOPBACK}:{port}"
-        options = ["-S", str(self._scratch / "ssh"), "-O", "forward", "-L", way]
+        forward = f"{_LOOPBACK}:{local}:{_LOOPBACK}:{port}"
+        options = ["-S", str(self._scratch / "ssh"), "-O", "forward", "-L", forward]
         asked = await asyncio.create_subprocess_exec(*self._remote.ssh(*options), stderr=PIPE)
         _, said = await asked.communicate()
         if asked.returncode != 0:
@@ -217,8 +217,8 @@ async def _join(invitation: Invitation, folder: Path) -> Joined:
     try:
         return await asyncio.to_thread(join, invitation, folder)
     except ServerLost as error:
-        way = "if its port is closed to this machine, --forward connects through ssh"
-        raise ServerLost(f"{error}; {way}") from error
+        hint = "if its port is closed to this machine, --forward connects through ssh"
+        raise ServerLost(f"{error}; {hint}") from error
 
 
 async def _run_edges(

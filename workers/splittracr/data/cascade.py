@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from splittracr.data.agreement import Ranking, detections
-from splittracr.data.contracts import Reduced
-from splittracr.experiment.contracts import Statistic
+from splittracr.data.contracts import Geometry, Reduced
+from splittracr.experiment.contracts import DETECTED, RANKED, Statistic
 from splittracr.experiment.errors import InvalidInput, nearest
-from splittracr.planning.sureness import DETECTED, RANKED, sureness
+from splittracr.planning.sureness import sureness
 
 SMALL = "--small"
 CLASSES = "--classes"
@@ -108,6 +108,15 @@ def _same_name(small: Labels, index: int, large: Labels) -> int:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A result, its description by the model's own post-processor, and the sizes of its input."""
+
+    reduced: Reduced
+    described: Any
+    geometry: Geometry
+
+
+@dataclass(frozen=True)
 class Judge:
     """Compares the results of both models for one picture.
 
@@ -127,8 +136,20 @@ class Judge:
             return 0
         return sureness(self.statistic, _scores(result))
 
+    def compared(self, small: Answer, large: Answer) -> bool | None:
+        """Whether the small model's answer agrees with the large one's.
+
+        None if their boxes have coordinates of two kinds; see `together`.
+        """
+        if self.large(large.reduced) is not None:
+            return self.agrees(small.reduced, large.reduced)
+        both = together(small, large)
+        return None if both is None else self.agrees(*both)
+
     def agrees(self, small: Reduced, large: Reduced) -> bool:
-        """Whether the small model's result agrees with the large one's; boxes see `in_picture`."""
+        """Whether the small model's result agrees with the large one's, whose boxes are of one
+        kind.
+        """
         theirs = self.large(large)
         if theirs is not None:
             return [self.classes.of(i) for i in self._found(small)] == list(theirs[:1])
@@ -153,16 +174,39 @@ def are_boxes(reduced: Reduced, described: Any) -> bool:
     return whole and len(found) == len(reduced["boxes"])
 
 
+def together(one: Answer, other: Answer) -> tuple[Reduced, Reduced] | None:
+    """Both results with boxes in coordinates of one kind.
+
+    That is pixels of the picture if both are described by boxes, or pixels of the input if neither
+    is and their inputs have one size. None if there is no such kind. Without a box in one of
+    them any kind is right.
+    """
+    inside = [are_boxes(each.reduced, each.described) for each in (one, other)]
+    if all(inside):
+        return in_picture(one.reduced, one.described), in_picture(other.reduced, other.described)
+    empty = any(len(each.reduced["boxes"]) == 0 for each in (one, other))
+    alike = not any(inside) and one.geometry == other.geometry
+    return (one.reduced, other.reduced) if empty or alike else None
+
+
 def in_picture(reduced: Reduced, described: Any) -> Reduced:
     """The result with the boxes of its description, which are in pixels of the picture.
 
-    Boxes of two models compare only there: their inputs can differ in size and in shape. Results
-    that are not described by boxes stay as they are.
+    Results that are not described by boxes stay as they are.
     """
     if not are_boxes(reduced, described):
         return reduced
     boxes: Any = np.array([one["box"] for one in described], dtype=np.float64).reshape(-1, 4)
     return {**reduced, "boxes": boxes}
+
+
+def describing(large: str) -> str:
+    """The small models whose boxes compare with those of the model `large`, for errors."""
+    return (
+        f"a model whose boxes compare with those of {large}: the post-processors of both describe "
+        "each detection with its `box` in pixels of the picture, or neither does and both inputs "
+        "have one size"
+    )
 
 
 def comparable(large: str) -> str:

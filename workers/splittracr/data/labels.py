@@ -139,16 +139,16 @@ def _by_position(names: Sequence[str], known: Sequence[str], *, folders: bool) -
 
 def _expected(name: str, names: Sequence[str], known: Sequence[str], outputs: int | None) -> str:
     highest = "" if outputs is None else f" from 0 to {outputs - 1}"
-    ways = [f"a class index{highest}"]
+    forms = [f"a class index{highest}"]
     if _is_imagenet(known):
-        ways.insert(0, "an ImageNet id such as n01440764")
+        forms.insert(0, "an ImageNet id such as n01440764")
     if known:
         close = similar(name, known)
-        ways.insert(0, "a class name of the model" + (f" ({', '.join(close)})" if close else ""))
-        return " or ".join([", ".join(ways[:-1]), ways[-1]])
+        forms.insert(0, "a class name of the model" + (f" ({', '.join(close)})" if close else ""))
+        return " or ".join([", ".join(forms[:-1]), forms[-1]])
     if outputs in (None, len(names)):  # names without an order
-        return ways[0]
-    return f"{ways[0]}, or {outputs} names, one for each output of the model, not {len(names)}"
+        return forms[0]
+    return f"{forms[0]}, or {outputs} names, one for each output of the model, not {len(names)}"
 
 
 def _refuse_twice(

@@ -4,23 +4,22 @@ All run in this process, and nothing is sent: the bytes at the cut are counted o
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
 from splittracr.backends.columns import Clock
 from splittracr.backends.protocol import Backend, Exits, Live
 from splittracr.data import cascade, datasets
-from splittracr.data.cascade import ClassMap, Judge
+from splittracr.data.cascade import Answer, ClassMap, Judge
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Geometry, Reduced, Sample
 from splittracr.edge.cascade import labels
 from splittracr.edge.stages import geometry
 from splittracr.experiment.codec import Codec, PictureCodec
-from splittracr.experiment.contracts import Statistic
+from splittracr.experiment.contracts import DETECTED, Statistic
 from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
 from splittracr.planning.calibration import Judged
-from splittracr.planning.sureness import DETECTED
 from splittracr.wire import codec as wire
 
 
@@ -30,14 +29,13 @@ class NotIndependent(SplittracrError):
 
 @dataclass(frozen=True)
 class Timed:
-    """A result on the host, and the time in milliseconds of the small model or of the exit alone.
+    """An answer on the host, and the time in milliseconds of the small model or of the exit alone.
 
-    The time of a small model includes its preparation. `geometry` is that of its input.
+    The time of a small model includes its preparation.
     """
 
-    result: Reduced
+    answer: Answer
     ms: float
-    geometry: Geometry
 
 
 class Answers(Protocol):
@@ -62,7 +60,7 @@ class OfSmall:
     def of(self, sample: Sample) -> list[Timed]:
         """The result of the model."""
         (result, seen), ms = Clock(self.backend.device)(self._result, sample)
-        return [Timed(result, ms, seen)]
+        return [Timed(described(self.backend, result, seen), ms)]
 
     def _result(self, sample: Sample) -> tuple[Reduced, Geometry]:
         own = self.backend
@@ -97,7 +95,8 @@ class OfExits:
         for number, cut in enumerate(self.exits.cuts):
             live = self.exits.between(before, live, cut.index)
             before = cut.index
-            found.append(Timed(*clock(self._result, number, live), seen))
+            result, ms = clock(self._result, number, live)
+            found.append(Timed(described(own, result, seen), ms))
         return found
 
     def _result(self, number: int, live: Live) -> Reduced:
@@ -121,26 +120,29 @@ class Both:
             return ClassMap()
         return cascade.mapped(labels(self.first.backend), labels(self.large), given)
 
-    def run(self, dataset: Dataset, index: int) -> tuple[list[Timed], Reduced, int]:
-        """The first answers and that of the large model for a sample, and the bytes at the cut.
-
-        Boxes are in pixels of the picture.
-        """
+    def run(self, dataset: Dataset, index: int) -> tuple[list[Timed], Answer, int]:
+        """The first answers and that of the large model for a sample, and the bytes at the cut."""
         sample, large = datasets.load(dataset, index), self.large
-        answers = [
-            replace(one, result=_in_picture(self.first.backend, one.result, one.geometry))
-            for one in self.first.of(sample)
-        ]
+        answers = self.first.of(sample)
         batch = large.stack([large.prepare(sample)])
         seen = geometry(sample, batch)
         live = large.pack(large.head(self.cut, batch))
         exact = large.reduce(large.tail(self.cut, large.unpack(live)))
         size = wire.encode(live, self.codec).nbytes
-        return answers, _in_picture(large, large.on_host(exact)[0], seen), size
+        return answers, described(large, large.on_host(exact)[0], seen), size
+
+    def check(self, judge: Judge, small: Answer, large: Answer) -> bool:
+        """Whether an answer agrees. Raises InvalidInput if the boxes cannot be compared."""
+        agrees = judge.compared(small, large)
+        if agrees is None:
+            expected = cascade.describing(self.large.network.name)
+            raise InvalidInput(cascade.SMALL, self.first.backend.network.name, expected)
+        return agrees
 
 
-def _in_picture(own: Backend, result: Reduced, seen: Geometry) -> Reduced:
-    return cascade.in_picture(result, own.postprocessor.describe(result, seen))
+def described(own: Backend, result: Reduced, seen: Geometry) -> Answer:
+    """A result of a model with its description."""
+    return Answer(result, own.postprocessor.describe(result, seen), seen)
 
 
 @dataclass(frozen=True)
@@ -189,11 +191,13 @@ def judge(
             failures.append(reason(error))
             continue
         times.append([one.ms for one in timed])
-        answers = [one.result for one in timed]
-        chosen = statistic(both, answers[0], large, chosen)
+        answers = [one.answer for one in timed]
+        chosen = statistic(both, answers[0].reduced, large.reduced, chosen)
         rankings = both.first.backend.postprocessor.ranking, both.large.postprocessor.ranking
         one = Judge(chosen, *rankings, classes, least_match)
-        (sureness, agrees), *later = [(one.sureness(a), one.agrees(a, large)) for a in answers]
+        (sureness, agrees), *later = [
+            (one.sureness(answer.reduced), both.check(one, answer, large)) for answer in answers
+        ]
         judged.append(Judged(sureness, agrees, size, tuple(later)))
         done(count)
     if chosen is None or not judged:

@@ -15,11 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
-from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Runtime
 from splittracr.data import cascade
-from splittracr.data.cascade import ClassMap, Judge, Labels
-from splittracr.data.contracts import Reduced, Sample
+from splittracr.data.cascade import Answer, ClassMap, Judge, Labels
+from splittracr.data.contracts import Sample
 from splittracr.data.postprocess.common import label_of
 from splittracr.edge.frame import Begun, LoadSample, Prediction
 from splittracr.edge.infer import Inferencer
@@ -67,7 +66,7 @@ class Tried:
     rest: Sequence[LoadSample] | Begun | None
     spent: Mapping[str, float]
     threshold: int
-    every: "tuple[tuple[int, Reduced | None], ...]" = ()
+    every: tuple[tuple[int, Answer | None], ...] = ()
 
 
 class First(Protocol):
@@ -159,7 +158,7 @@ class Small:
         mine = first.predictions.get(0)
         sureness = 0 if mine is None else self.judge.sureness(mine.reduced)
         if mine is not None and decision.small == "judge":
-            every = ((sureness, cascade.in_picture(mine.reduced, mine.described)),)
+            every = ((sureness, _answer(mine)),)
             return Tried(first, None, sureness, [once], spent, threshold, every)
         if mine is None or sureness < threshold:
             return Tried(first, None, sureness, [once], spent, threshold)
@@ -188,10 +187,6 @@ def built(
     wanted = spec.partition.cascade
     if wanted is None or wanted.model is None:
         raise InvalidInput(f"{PLACE}.model", None, "the small model")
-    check_batch(spec)
-    if registry.needs_export(spec.edge.runtime):
-        expected = "an edge with PyTorch: a cascade needs a second model there"
-        raise InvalidInput("spec.edge.runtime", spec.edge.runtime.value, expected)
     changed = {
         "model": wanted.model,
         "dataset": spec.dataset.model_copy(update={"class_names": None}),
@@ -204,13 +199,6 @@ def built(
     if reference is not None:
         made.check_cut(large.cut(reference))
     return made
-
-
-def check_batch(spec: ExperimentSpec) -> None:
-    """Raise InvalidInput for a study with batches."""
-    if spec.workload.batch_size != 1:
-        expected = "1: in a cascade each sample is decided alone"
-        raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
 
 
 def joined(small: Backend, large: Backend, names: tuple[str, ...], wanted: CascadeSpec) -> Small:
@@ -238,6 +226,7 @@ class Cascade:
 
     def __init__(self, first: First, runs: Inferencer, large: Inferencer, seed: int) -> None:
         self._first, self._runs, self._large, self._seed = first, runs, large, seed
+        self._warned = False
 
     async def warm_up(self, load: LoadSample, decision: Decision) -> None:
         """Run a sample through the small model or the exits, so that caches are warm."""
@@ -301,18 +290,26 @@ class Cascade:
         theirs = checked.predictions.get(0)
         if theirs is None:
             return "failed"
-        agrees = self._first.judge.agrees(_in_picture(mine), _in_picture(theirs))
+        agrees = self._first.judge.compared(_answer(mine), _answer(theirs))
+        if agrees is None:
+            if not self._warned:
+                log.warning("audits fail, expected %s", cascade.describing("the large model"))
+            self._warned = True
+            return "failed"
         return "agrees" if agrees else "disagrees"
 
     def _judged(self, tried: Tried, result: Result) -> Iterator[tuple[int, bool]]:
-        """Sureness and agreement of the small model, or of each exit."""
-        theirs = _in_picture(result.predictions[0])
+        """Sureness and agreement of the small model, or of each exit.
+
+        Results that cannot be compared do not agree.
+        """
+        theirs = _answer(result.predictions[0])
         for sureness, mine in tried.every:
-            yield sureness, mine is not None and self._first.judge.agrees(mine, theirs)
+            yield sureness, mine is not None and bool(self._first.judge.compared(mine, theirs))
 
 
-def _in_picture(one: Prediction) -> Reduced:
-    return cascade.in_picture(one.reduced, one.described)
+def _answer(one: Prediction) -> Answer:
+    return Answer(one.reduced, one.described, one.geometry)
 
 
 def _cascaded(

@@ -7,20 +7,18 @@ from typing import ClassVar, Literal
 
 from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Exits
-from splittracr.data.cascade import ClassMap, Judge
+from splittracr.data.cascade import Answer, ClassMap, Judge
 from splittracr.edge import stages
-from splittracr.edge.cascade import PLACE, Tried, check_batch
+from splittracr.edge.cascade import PLACE, Tried
 from splittracr.edge.frame import Failed, LoadSample
 from splittracr.edge.infer import Inferencer
 from splittracr.experiment.codec import RAW
-from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision
 from splittracr.planning.recalibration import Calibrated, calibrated
-from splittracr.planning.sureness import RANKED
 
 _NEVER = 1_000_001
 """A threshold that no sureness reaches."""
@@ -78,7 +76,11 @@ class AtExits:
         spent = {stage: ms for stage, ms in result.stages.items() if stage != "other"}
         mine = result.predictions.get(0)
         if mine is None:
-            return Tried(result, None, end.sureness, end.begun, spent, threshold, end.tried)
+            seen = end.batch.usable[0].geometry
+            every = tuple(
+                (sure, None if one is None else Answer(one, None, seen)) for sure, one in end.tried
+            )
+            return Tried(result, None, end.sureness, end.begun, spent, threshold, every)
         cut = self.backend.proof.cuts[end.begun.cut]
         shown = {0: replace(mine, draws=self.backend.postprocessor)}
         at_cut = replace(decision, cut=cut.index, codec=RAW, deadline_ms=None, hedge_ms=None)
@@ -91,13 +93,6 @@ def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
     wanted = spec.partition.cascade
     if wanted is None or wanted.exits is None:
         raise InvalidInput(f"{PLACE}.exits", None, "a file of exits")
-    check_batch(spec)
-    if spec.edge.runtime is not Runtime.TORCH:
-        expected = "Torch: with exits a head has to continue from a cut"
-        raise InvalidInput("spec.edge.runtime", spec.edge.runtime.value, expected)
-    if wanted.statistic not in RANKED:
-        expected = f"one of: {', '.join(RANKED)}"
-        raise InvalidInput(f"{PLACE}.statistic", wanted.statistic.value, expected)
     exits = registry.exit_maker().opened(large, spec, wanted.exits, base)
     rankings = exits.backend.postprocessor.ranking, large.postprocessor.ranking
     judge = Judge(wanted.statistic, *rankings, ClassMap(), least_match=1.0)

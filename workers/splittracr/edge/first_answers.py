@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from splittracr.data import cascade
-from splittracr.data.cascade import ClassMap, Judge
+from splittracr.data.cascade import Answer, ClassMap, Judge
 from splittracr.data.contracts import Reduced, Sample
-from splittracr.edge.calibrating import Both, OfExits, Timed, statistic
+from splittracr.edge.calibrating import Both, OfExits, statistic
 
 STEPS = 10
 """Each lower threshold answers about this part (a tenth) of all samples more."""
@@ -49,32 +49,28 @@ class FirstAnswers:
         last = first.exits.cuts[-1].index if isinstance(first, OfExits) else 0
         return cut == 0 or cut > last
 
-    def of(self, sample: Sample) -> Sequence[FirstAnswer]:
-        """The results for a sample on the host, in the order in which they are tried.
+    def of(self, sample: Sample) -> Sequence[Answer]:
+        """The answers for a sample on the host, in the order in which they are tried.
 
         Raises NotIndependent for a sample that exits have learnt from.
         """
-        return [self._described(one) for one in self._both.first.of(sample)]
+        return [one.answer for one in self._both.first.of(sample)]
 
-    def _described(self, one: Timed) -> FirstAnswer:
-        described = self._both.first.backend.postprocessor.describe(one.result, one.geometry)
-        if not cascade.are_boxes(one.result, described):
-            return FirstAnswer(one.result)
-        return FirstAnswer(cascade.in_picture(one.result, described), described)
-
-    def judged(
-        self, answers: Sequence[FirstAnswer], exact: Reduced
-    ) -> list[tuple[int, FirstAnswer]]:
+    def judged(self, answers: Sequence[Answer], exact: Answer) -> list[tuple[int, FirstAnswer]]:
         """The sureness (millionths) of each answer, and the answer in classes of the large model.
 
-        Raises InvalidInput if they cannot be compared with `exact`, the large model's result.
+        Raises InvalidInput if they cannot be compared with `exact`, the large model's answer.
         """
         if self._judge is None:
-            chosen = statistic(self._both, answers[0].result, exact, None)
+            chosen = statistic(self._both, answers[0].reduced, exact.reduced, None)
             post, other = self._both.first.backend.postprocessor, self._both.large.postprocessor
             rankings = post.ranking, other.ranking
             self._judge = Judge(chosen, *rankings, self._classes, self._least_match)
-        return [(self._judge.sureness(one.result), self._translated(one)) for one in answers]
+        for one in answers:
+            self._both.check(self._judge, one, exact)
+        return [
+            (self._judge.sureness(one.reduced), self._translated(_first(one))) for one in answers
+        ]
 
     def _translated(self, answer: FirstAnswer) -> FirstAnswer:
         """An answer in classes of the large model; -1 are those that it does not have."""
@@ -87,6 +83,12 @@ class FirstAnswers:
             return FirstAnswer(result)
         pairs = zip(answer.described, numbers, strict=True)
         return FirstAnswer(result, [{**one, "class": index} for one, index in pairs if index >= 0])
+
+
+def _first(one: Answer) -> FirstAnswer:
+    if not cascade.are_boxes(one.reduced, one.described):
+        return FirstAnswer(one.reduced)
+    return FirstAnswer(cascade.in_picture(one.reduced, one.described), one.described)
 
 
 def thresholds(surest: Sequence[int]) -> list[int]:

@@ -31,7 +31,17 @@ from splittracr.planning.transfer import LinkObserver
 from splittracr.transport.channel import ByteCounter
 from splittracr.wire import codec
 from splittracr.wire.codec import EncodedPayload
-from splittracr.wire.messages import Hello, Metered, Request, Timed, Welcome
+from splittracr.wire.messages import (
+    Hello,
+    Meter,
+    Metered,
+    Prepare,
+    Prepared,
+    Request,
+    Time,
+    Timed,
+    Welcome,
+)
 from splittracr.wire.payload import Payload, TensorRef
 from splittracr.wire.requests import Action, Deliver, Fail, PendingRequests, Send, SendCancel
 
@@ -162,10 +172,8 @@ class Link:
 
         Raises ServerLost without a session, or if it ends before.
         """
-        if self._session is None:
-            raise ServerLost("there is no session with the server")
-        started = time.perf_counter()
-        await self._session.probe(next(self._numbers), payload)
+        session, started = self._required(), time.perf_counter()
+        await session.probe(next(self._numbers), payload)
         return time.perf_counter() - started
 
     async def read_energy(self) -> Metered:
@@ -173,29 +181,32 @@ class Link:
 
         Raises ServerLost without a session, or if it ends before.
         """
-        if self._session is None:
-            raise ServerLost("there is no session with the server")
-        return await self._session.meter(next(self._numbers))
+        metered: Metered = await self._required().ask(Meter(id=next(self._numbers)))
+        return metered
 
     async def operation_times(self) -> Timed:
         """How long operations take at the server.
 
         Raises ServerLost without a session, or if it ends before.
         """
-        if self._session is None:
-            raise ServerLost("there is no session with the server")
-        return await self._session.time(next(self._numbers))
+        timed: Timed = await self._required().ask(Time(id=next(self._numbers)))
+        return timed
 
     async def prepare(self, cut: int) -> None:
         """Have the server make its tail at a cut ready.
 
         Raises SplittracrError if it cannot, ServerLost without a session, or if it ends before.
         """
-        if self._session is None:
-            raise ServerLost("the server is away")
-        prepared = await self._session.prepare(next(self._numbers), cut)
+        question = Prepare(id=next(self._numbers), cut=cut)
+        prepared: Prepared = await self._required().ask(question)
         if prepared.reason:
             raise SplittracrError(f"the server: {prepared.reason}")
+
+    def _required(self) -> Session:
+        """The session. Raises ServerLost if there is none."""
+        if self._session is None:
+            raise ServerLost("there is no session with the server")
+        return self._session
 
     async def learn(self, size: int) -> None:
         """Send `size` bytes for the observer to measure the link; nothing without a session."""

@@ -40,13 +40,13 @@ class Liveness:
             down = self._received < before.written and received == self._received
             self._count("from", down)
         self._written, self._received, self._there = written, received, there
-        for way, rounds in self._still.items():
+        for direction, rounds in self._still.items():
             if rounds >= MAX_STILL_ROUNDS:
                 return (
-                    f"no byte {way} the server has arrived for {rounds * self._heartbeat:g} s, "
-                    "though the control connection works"
+                    f"no byte {direction} the server has arrived for "
+                    f"{rounds * self._heartbeat:g} s, though the control connection works"
                 )
         return None
 
-    def _count(self, way: str, still: bool) -> None:
-        self._still[way] = self._still[way] + 1 if still else 0
+    def _count(self, direction: str, still: bool) -> None:
+        self._still[direction] = self._still[direction] + 1 if still else 0

@@ -1,7 +1,7 @@
-"""Measures bytes and accuracy of ways to send samples, in one process and without a link.
+"""Measures bytes and accuracy at operating points, in one process and without a link.
 
-A way is a cut with a codec. It needs head, encode, decode and tail only. Other ways, which send
-something else, take part as another function that yields `Tried`.
+An operating point is a cut with a codec. It needs head, encode, decode and tail only. Points that
+send something else take part as another function that yields `Tried`.
 """
 
 import logging
@@ -21,6 +21,7 @@ from splittracr.data.cascade import in_picture
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Reduced, Sample
 from splittracr.edge import masks
+from splittracr.edge.calibrating import described
 from splittracr.edge.first_answers import FirstAnswer, FirstAnswers, thresholds
 from splittracr.edge.frame import Prediction, Truth, Usable
 from splittracr.edge.stages import geometry, prediction
@@ -42,8 +43,8 @@ DEFAULT_CUTS = 6
 
 
 @dataclass(frozen=True)
-class Way:
-    """How a sample is sent. Ways of one `family` are a curve. `work` is the edge's share."""
+class OperatingPoint:
+    """How a sample is sent. Points of one `family` are a curve. `work` is the edge's share."""
 
     family: str
     cut: str
@@ -54,13 +55,13 @@ class Way:
 
 @dataclass(frozen=True)
 class Tried:
-    """A sample on one way: the bytes of its message, and the result on the host.
+    """A sample at one operating point: the bytes of its message, and the result on the host.
 
     `result` is None if there was none, such as an output that is not finite. It counts as wrong.
     Times are those of this machine without waiting for a core, None if none were measured.
     """
 
-    way: Way
+    at: OperatingPoint
     bytes: int
     result: "Reduced | None"
     encode_ms: float | None = None
@@ -68,7 +69,7 @@ class Tried:
 
 
 Tries = Callable[[Input], Iterable[Tried]]
-"""Sends a batch of one sample on some ways, the same ones each time."""
+"""Sends a batch of one sample at some operating points, the same ones each time."""
 
 
 def default_cuts(own: Backend) -> list[int]:
@@ -89,9 +90,9 @@ def sent(
     batch: Input,
 ) -> Iterator[Tried]:
     """Send a batch at each of the `cuts` with each of the `codecs`, and whole as `pictures`."""
-    ways: list[tuple[int, Sequence[Codec | PictureCodec]]] = [(0, pictures)]
-    ways += [(cut, codecs) for cut in cuts]
-    for cut, each in ways:
+    sets: list[tuple[int, Sequence[Codec | PictureCodec]]] = [(0, pictures)]
+    sets += [(cut, codecs) for cut in cuts]
+    for cut, each in sets:
         live = own.pack(own.head(cut, batch))
         for codec in each:
             yield _sent(own, cut, codec, live)
@@ -101,14 +102,14 @@ def _sent(own: Backend, index: int, codec: Codec | PictureCodec, live: Payload) 
     cut, clock = own.proof.cuts[index], Clock(own.device)
     encoded, encode_ms = clock(wire.encode, live, codec)
     decoded, decode_ms = clock(_decoded, own, encoded)
-    way = Way(_family(cut.name, codec), cut.name, index, str(codec), cut.work)
+    at = OperatingPoint(_family(cut.name, codec), cut.name, index, str(codec), cut.work)
     result = None
     try:
         with contained():
             result = own.on_host(own.reduce(own.tail(index, decoded)))[0]
     except Exception as error:  # noqa: BLE001 - own code may fail on values that a codec has changed
         log.info("no result with %s at cut %s: %s", codec, cut.name, reason(error))
-    return Tried(way, _request_bytes(index, encoded), result, encode_ms, decode_ms)
+    return Tried(at, _request_bytes(index, encoded), result, encode_ms, decode_ms)
 
 
 def _decoded(own: Backend, encoded: EncodedPayload) -> Live:
@@ -131,9 +132,10 @@ def _family(cut: str, codec: Codec | PictureCodec) -> str:
 
 @dataclass(frozen=True)
 class _Seen:
-    """A sample on one way: the bytes of its message, and its prediction without tensors.
+    """A sample at one operating point: the bytes of its message, and its prediction.
 
-    `prediction` is None if there was no result, `agreed` if it cannot be compared.
+    The prediction has no tensors; it is None if there was no result. `agreed` is None if the result
+    cannot be compared.
     """
 
     bytes: int
@@ -147,7 +149,7 @@ _First = Sequence[tuple[int, _Seen]]
 
 @dataclass
 class _Tally:
-    """The samples on one way, in order."""
+    """The samples at one operating point, in order."""
 
     seen: list[_Seen] = field(default_factory=list)
     encode_ms: list[float] = field(default_factory=list)
@@ -162,7 +164,7 @@ class _Tally:
 
 @dataclass(frozen=True)
 class Measured:
-    """All ways, and the uncut, uncoded model beside them."""
+    """All operating points, and the uncut, uncoded model beside them."""
 
     points: tuple[RatePoint, ...]
     cascades: tuple[CascadePoint, ...]
@@ -181,7 +183,7 @@ def measure(
     tries: Sequence[Tries],
     first: FirstAnswers | None = None,
 ) -> Measured:
-    """Send the samples at `indices` on all ways. The batch of the model is one sample.
+    """Send the samples at `indices` at all operating points. The batch of the model is one sample.
 
     With `first` cascades are judged as well, of a small model or of exits.
 
@@ -189,7 +191,7 @@ def measure(
     are labelled boxes and pycocotools is missing.
     """
     assert own.identity.batch == 1
-    uncut, tallies, failures = _Tally(), dict[Way, _Tally](), list[str]()
+    uncut, tallies, failures = _Tally(), dict[OperatingPoint, _Tally](), list[str]()
     kinds, firsts = set[Metric | None](), list[_First]()
     for index in indices:
         try:
@@ -208,20 +210,20 @@ def measure(
         kinds.add(_kind(own, exact))
         judged = partial(_judged, own, known, usable, exact)
         for one in (one for each in tries for one in each(batch)):
-            tally = tallies.setdefault(one.way, _Tally())
+            tally = tallies.setdefault(one.at, _Tally())
             tally.seen.append(judged(one.result, one.bytes))
             if one.encode_ms is not None and one.decode_ms is not None:
                 tally.encode_ms.append(one.encode_ms)
                 tally.decode_ms.append(one.decode_ms)
         if first is not None:
-            found = first.judged(answers, exact)
+            found = first.judged(answers, described(own, exact, usable.geometry))
             seen = partial(_answered, own, known, usable, exact)
             firsts.append([(sureness, seen(answer)) for sureness, answer in found])
     if not uncut.seen:
         why = failures[0] if failures else "there is none"
         raise InvalidInput("spec.dataset", None, f"samples that the model takes ({why})")
     scale = _scale(own, uncut, kinds)
-    points = tuple(RatePoint(**_figures(way, tally, scale)) for way, tally in tallies.items())
+    points = tuple(RatePoint(**_figures(at, tally, scale)) for at, tally in tallies.items())
     return Measured(
         points=points,
         cascades=tuple(_cascades(first, firsts, points, tallies, scale)) if first else (),
@@ -249,7 +251,7 @@ def _whole(own: Backend, batch: Input) -> Reduced:
 
 
 def _known(truth: Callable[[Sample], Truth], sample: Sample) -> Truth:
-    """The label, boxes and mask of a sample. The mask is read once for all ways."""
+    """The label, boxes and mask of a sample. The mask is read once for all operating points."""
     known = truth(sample)
     return known if known.mask is None else replace(known, mask=cache(known.mask))
 
@@ -263,12 +265,12 @@ def _compared(own: Backend, known: Truth, usable: Usable, reduced: Reduced) -> P
 def _kind(own: Backend, exact: Reduced) -> Metric | None:
     """The metric of results like this one without labels; None if they cannot be compared."""
     ranking, one = own.postprocessor.ranking, [exact]
-    ways = {
+    agreed = {
         Metric.CLASSES: agreement.first_classes(ranking, one, one),
         Metric.DETECTIONS: agreement.detections(one, one),
         Metric.PIXELS: agreement.pixels(one, one),
     }
-    return next((metric for metric, found in ways.items() if found is not None), None)
+    return next((metric for metric, found in agreed.items() if found is not None), None)
 
 
 def _judged(
@@ -294,14 +296,14 @@ def _answered(
     return _Seen(0, Prediction({}, usable.geometry, answer.described, known), agreed)
 
 
-def _figures(way: Way, tally: _Tally, scale: "_Scale") -> dict[str, Any]:
+def _figures(at: OperatingPoint, tally: _Tally, scale: "_Scale") -> dict[str, Any]:
     """The fields of a point."""
     return {
-        "family": way.family,
-        "cut": way.cut,
-        "cut_index": way.cut_index,
-        "codec": way.codec,
-        "work": way.work,
+        "family": at.family,
+        "cut": at.cut,
+        "cut_index": at.cut_index,
+        "codec": at.codec,
+        "work": at.work,
         "bytes": float(np.mean([one.bytes for one in tally.seen])),
         "encode_ms": _typical(tally.encode_ms),
         "decode_ms": _typical(tally.decode_ms),
@@ -314,22 +316,22 @@ def _cascades(
     first: FirstAnswers,
     firsts: Sequence[_First],
     points: Sequence[RatePoint],
-    tallies: Mapping[Way, _Tally],
+    tallies: Mapping[OperatingPoint, _Tally],
     scale: "_Scale",
 ) -> Iterator[CascadePoint]:
-    """Cascades at several thresholds. Samples that go on take the ways on the Pareto front."""
-    ways = [
-        (way, tally, point)
-        for (way, tally), point in zip(tallies.items(), points, strict=True)
-        if first.goes_on(way.cut_index)
+    """Cascades at several thresholds, with the operating points on the front for their rest."""
+    rests = [
+        (at, tally, point)
+        for (at, tally), point in zip(tallies.items(), points, strict=True)
+        if first.goes_on(at.cut_index)
     ]
-    best = front([Point(point.bytes, point.accuracy.value) for *_, point in ways])
+    best = front([Point(point.bytes, point.accuracy.value) for *_, point in rests])
     for threshold in thresholds([max(sureness for sureness, _ in one) for one in firsts]):
         answers = [_sure(one, threshold) for one in firsts]
         share = sum(one is not None for one in answers) / len(answers)
-        for way, tally, _ in (ways[i] for i in best):
+        for at, tally, _ in (rests[i] for i in best):
             made = _Tally([one or rest for one, rest in zip(answers, tally.seen, strict=True)])
-            figures = {**_figures(way, made, scale), "family": first.family}
+            figures = {**_figures(at, made, scale), "family": first.family}
             yield CascadePoint(**figures, answered=share, threshold_per_million=threshold)
 
 
@@ -360,7 +362,7 @@ class _Scale:
     labels: Sequence[list[dict[str, Any]]] = ()
 
     def accuracy(self, tally: _Tally) -> Estimate:
-        """The accuracy of a way, or of the uncut model, which agrees with itself."""
+        """The accuracy at an operating point, or of the uncut model, which agrees with itself."""
         predictions = [tally.seen[i].prediction for i in self.counted]
         if self.metric is Metric.TOP1:
             hits = sum(one is not None and bool(one.top1) for one in predictions)

@@ -146,22 +146,11 @@ class Session:
         finally:
             self._probes.pop(number, None)
 
-    async def meter(self, number: int) -> Metered:
-        """Read the server's sensors now. Raises ServerLost if the session ends."""
-        answer: Metered = await self._ask(Meter(id=number))
-        return answer
+    async def ask(self, question: Meter | Time | Prepare) -> Any:
+        """Return the server's `Metered`, `Timed` or `Prepared`.
 
-    async def time(self, number: int) -> Timed:
-        """How long operations take at the server. Raises ServerLost if the session ends."""
-        answer: Timed = await self._ask(Time(id=number))
-        return answer
-
-    async def prepare(self, number: int, cut: int) -> Prepared:
-        """Have the server make its tail at a cut ready. Raises ServerLost if the session ends."""
-        answer: Prepared = await self._ask(Prepare(id=number, cut=cut))
-        return answer
-
-    async def _ask(self, question: Meter | Time | Prepare) -> Any:
+        Raises ServerLost if the session ends before.
+        """
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._asked[question.id] = answer
         try:

@@ -36,9 +36,9 @@ class Steered:
     def choose(self, step: Step, now: float) -> Decision:
         """The step's decision under the current settings."""
         if self._in_use.current is not self._settings:
-            before = self._way()
+            before = self._choice()
             self._take(self._in_use.current)
-            self._epoch += self._way() != before
+            self._epoch += self._choice() != before
         if self._cut is not None:
             step = replace(step, trial=replace(step.trial, cut=self._cut))
         return replace(self._fixed.choose(step, now), epoch=self._epoch)
@@ -49,7 +49,7 @@ class Steered:
         cut = settings.partition.static_cut
         self._cut = None if cut is None else self._resolve(cut).index
 
-    def _way(self) -> tuple[int | None, str, str]:
+    def _choice(self) -> tuple[int | None, str, str]:
         """The cut and the codecs in use."""
         transport = self._settings.transport
         return self._cut, transport.codec, transport.picture_codec

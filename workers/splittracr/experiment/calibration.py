@@ -1,15 +1,22 @@
 """`Calibration`: the sureness from which a small model answers on the edge, with its proof."""
 
-from typing import Annotated, Self
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from splittracr.experiment.contracts import Statistic
+from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.types import SHARE, Versioned
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
+
+LARGE_DIGEST = "large_identity.weights_digest"
+"""The path of the digest of the large model's weights."""
 
 
 class Calibration(Versioned):
@@ -19,6 +26,13 @@ class Calibration(Versioned):
         description="Name of the small model; with exits that of the study, as in `large`."
     )
     small_weights: str = Field(description="Its weights; begins with `none` if they are random.")
+    small_identity: ModelIdentity | None = Field(
+        default=None, description="The small model; null with exits, and in earlier files."
+    )
+    exits_digest: str | None = Field(
+        default=None,
+        description="SHA-256 of the file of exits; null without one, and in earlier files.",
+    )
     exits: dict[str, Count] | None = Field(
         default=None,
         description="Pictures that each exit answers, of all that were judged, by the name of its "
@@ -30,6 +44,13 @@ class Calibration(Versioned):
     )
     large: str = Field(description="Name of the model of the study, which judges the small one.")
     large_weights: str = Field(description="Its weights; begins with `none` if they are random.")
+    large_identity: ModelIdentity | None = Field(
+        default=None, description="The model of the study; null in earlier files."
+    )
+    postprocess: dict[str, Any] | None = Field(
+        default=None,
+        description="`spec.postprocess`, which holds for both models; null in earlier files.",
+    )
     statistic: Statistic = Field(description="The function of the scores that is the sureness.")
     threshold_per_million: Count = Field(
         description="The small model, or an exit, answers if its sureness, in millionths, is at "
@@ -86,3 +107,40 @@ class Calibration(Versioned):
         if self.exits is not None and self.exit_ms is not None and {*self.exits} != {*self.exit_ms}:
             raise ValueError("expected the same cuts in exits and exit_ms")
         return self
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The values of a calibration's keys, by the path of the key, as another source has them.
+
+    Keys with unknown values are left out.
+    """
+
+    source: str
+    values: Mapping[str, Any]
+
+    def check(self, made: Calibration, file: str) -> None:
+        """Raise InvalidInput that names the key of the first value that differs."""
+        here: dict[str, Any] = {
+            "small": made.small,
+            "large_weights": made.large_weights,
+            **({} if made.exits_digest is None else {"exits_digest": made.exits_digest}),
+            **{f"postprocess.{key}": value for key, value in (made.postprocess or {}).items()},
+            **identified("small_identity", made.small_identity),
+            **identified("large_identity", made.large_identity),
+        }
+        if LARGE_DIGEST in here and LARGE_DIGEST in self.values:
+            del here["large_weights"]  # a file with another name may have the same weights
+        for key, expected in self.values.items():
+            if key in here and here[key] != expected:
+                wanted = f"{expected!r}, as in {self.source}"
+                raise InvalidInput(f"{key} of {file}", here[key], wanted)
+
+
+def identified(key: str, identity: ModelIdentity | None) -> dict[str, Any]:
+    """The facts of a model by path, if there is one; `key` is that of the model in the file."""
+    if identity is None:
+        return {}
+    left_out = {"input"} if identity.input is None else set()
+    known = identity.model_dump(exclude=left_out)
+    return {f"{key}.{name}": value for name, value in known.items()}

@@ -101,6 +101,12 @@ class Statistic(StrEnum):
     LOWER_QUARTILE = "LowerQuartile"
 
 
+RANKED = (Statistic.MARGIN, Statistic.PROBABILITY, Statistic.ENTROPY)
+"""For probabilities of classes, best first."""
+DETECTED = (Statistic.MEAN_SCORE, Statistic.MIN_SCORE, Statistic.LOWER_QUARTILE)
+"""For scores of detections."""
+
+
 DECLARED = "Declared"
 """In place of a file of exits: those that the model itself declares."""
 

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.energy import MeasuredPower
+from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.types import SHARE, Frozen, Versioned
 from splittracr.experiment.versions import parse
 
@@ -86,6 +87,9 @@ class Profile(Versioned):
     codecs: tuple[CodecProfile, ...] = Field(description="Codecs of live tensors.")
     picture_codecs: tuple[CodecProfile, ...] = Field(
         default=(), description="Codecs of the input if it is a picture."
+    )
+    identity: ModelIdentity | None = Field(
+        default=None, description="The model; null in files of earlier versions."
     )
     power: MeasuredPower | None = Field(
         default=None, description="By the machine's energy sensors; null without them."

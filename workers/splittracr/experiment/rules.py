@@ -57,16 +57,31 @@ class Is:
     """The key has one of the values. It has a default, or is required."""
 
     key: str
-    values: Sequence[str]
+    values: Sequence[str | int]
 
     def holds(self, model: BaseModel) -> bool:
         return _value(model, self.key) in self.values
 
     def cel(self, variable: str = "self") -> str:
-        shown = [f"'{value}'" for value in self.values]
+        shown = [f"'{one}'" if isinstance(one, str) else str(one) for one in self.values]
         if len(shown) == 1:
             return f"({variable}.{self.key} == {shown[0]})"
         return f"({variable}.{self.key} in [{', '.join(shown)}])"
+
+
+@dataclass(frozen=True)
+class IsText:
+    """The key, which has a number or a text, is there with this text."""
+
+    key: str
+    text: str
+
+    def holds(self, model: BaseModel) -> bool:
+        return bool(_value(model, self.key) == self.text)
+
+    def cel(self, variable: str = "self") -> str:
+        place = f"{variable}.{self.key}"
+        return f"(has({place}) && string({place}) == '{self.text}')"
 
 
 @dataclass(frozen=True)
@@ -250,7 +265,10 @@ class Same:
 
 @dataclass(frozen=True)
 class Rule:
-    """A predicate, its description as a clause, and the keys to show if it does not hold."""
+    """A predicate, its description as a clause, and the keys to show if it does not hold.
+
+    A key below another one is written `partition.cut`.
+    """
 
     predicate: Predicate
     text: str
@@ -262,7 +280,7 @@ class Rule:
         """Raise ValueError with the words and the values unless the predicate holds of `model`."""
         if not self.predicate.holds(model):
             given = model.model_dump(mode="json", by_alias=True, exclude_none=True)
-            words = self._words() % tuple(given.get(key, _MISSING) for key in self.shown)
+            words = self._words() % tuple(_at(given, key) for key in self.shown)
             culprit = f" ({self.culprit.found(model)} does)" if self.culprit else ""
             raise ValueError(f"{words}{culprit}")
 
@@ -273,11 +291,11 @@ class Rule:
         values. That is `format` and not `+`: the API server knows no bound of a number's text, and
         so none of the cost of a sum with it.
         """
-        made = {"rule": _outer(self.predicate.cel()), "message": self.text}
+        made = {"rule": unwrapped(self.predicate.cel()), "message": self.text}
         if not self.shown:
             return made
         missing = json.dumps(_MISSING)
-        values = (f"has(self.{key}) ? string(self.{key}) : {missing}" for key in self.shown)
+        values = (f"{_has(key)} ? string(self.{key}) : {missing}" for key in self.shown)
         expression = f"{json.dumps(self._words())}.format([{', '.join(values)}])"
         return made | {"messageExpression": expression}
 
@@ -294,7 +312,20 @@ def _value(model: BaseModel, key: str) -> Any:
     raise KeyError(f"{type(model).__name__} has no key {key}")
 
 
-def _outer(expression: str) -> str:
+def _at(given: Any, key: str) -> Any:
+    """The value at a key of a manifest's object, which may be below other keys."""
+    for one in key.split("."):
+        given = given.get(one, _MISSING) if isinstance(given, dict) else _MISSING
+    return given
+
+
+def _has(key: str) -> str:
+    """In CEL, whether a key is there, and those above it."""
+    parts = key.split(".")
+    return " && ".join(f"has(self.{'.'.join(parts[: n + 1])})" for n in range(len(parts)))
+
+
+def unwrapped(expression: str) -> str:
     """The expression without parentheses around all of it."""
     if not expression.startswith("("):
         return expression

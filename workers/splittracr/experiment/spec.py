@@ -33,14 +33,18 @@ from splittracr.experiment.spec_rules import (
     ADAPTIVE_NEEDS_ADAPTIVE,
     BANDIT_HAS_NO_CASCADE,
     BANDIT_LEARNS_LATENCY,
+    CASCADE_HAS_NO_BATCHES,
     CASCADE_NEEDS_CASCADE,
     CLASSES_NEED_MODEL,
     CUT_NEEDS_STATIC,
     CUTS_NEED_SWEEP,
+    EXITS_NEED_TORCH,
+    EXITS_RANK,
     HEDGE_COMPUTES_TWICE,
     MODEL_OR_EXITS,
     RECALIBRATE_CAN_PROVE,
     RECALIBRATE_NEEDS_AUDITS,
+    SMALL_ENDS_BEFORE_OUTPUT,
     WEIGHTS_NEED_WEIGHTED,
 )
 from splittracr.experiment.spec_values import (
@@ -278,6 +282,7 @@ class CascadeSpec(SpecModel):
     rules = (
         MODEL_OR_EXITS,
         CLASSES_NEED_MODEL,
+        EXITS_RANK,
         RECALIBRATE_NEEDS_AUDITS,
         RECALIBRATE_CAN_PROVE,
     )
@@ -290,12 +295,13 @@ class CascadeSpec(SpecModel):
         description="Instead of a small model: a file of `splittracr exits train`, which only the "
         "edge needs, or `Declared`: the exits that a model of your own declares. A sample ends at "
         "the first exit that is sure enough. `cut` is after the last one, or `input`. In pods the "
-        "file has to be in the image. Not in mode Adaptive.",
+        "file has to be in the image. Not in mode Adaptive, and with `edge.runtime: Torch` only.",
     )
     statistic: Statistic = Field(
-        description="How sureness follows from scores. Of classes: `Margin`, the first probability "
-        "less the second; `Probability`, the first; `Entropy`, 1 less the entropy as a share of "
-        "the largest one. Of detections: `MeanScore`, `MinScore`, `LowerQuartile`."
+        description="How sureness follows from scores. Of classes, as exits have them: `Margin`, "
+        "the first probability less the second; `Probability`, the first; `Entropy`, 1 less the "
+        "entropy as a share of the largest one. Of detections: `MeanScore`, `MinScore`, "
+        "`LowerQuartile`."
     )
     threshold_per_million: int = Field(
         ge=1,
@@ -349,6 +355,7 @@ class PartitionSpec(SpecModel):
         CASCADE_NEEDS_CASCADE,
         ADAPTIVE_HAS_NO_EXITS,
         BANDIT_HAS_NO_CASCADE,
+        SMALL_ENDS_BEFORE_OUTPUT,
         ADAPTIVE_NEEDS_ADAPTIVE,
         ADAPTIVE_DECIDES,
     )
@@ -436,6 +443,8 @@ class PartitionSpec(SpecModel):
 
 class ExperimentSpec(SpecModel):
     """The study itself."""
+
+    rules = (CASCADE_HAS_NO_BATCHES, EXITS_NEED_TORCH)
 
     model: Annotated[ModelSpec, DEFINES]
     dataset: Annotated[DatasetSpec, DEFINES] = DatasetSpec()

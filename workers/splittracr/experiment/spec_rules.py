@@ -1,5 +1,6 @@
 """The rules between fields of a `SplitExperiment`. The models in `spec.py` name theirs."""
 
+from splittracr.experiment.contracts import OUTPUT, RANKED, Runtime
 from splittracr.experiment.rules import (
     All,
     AnyItem,
@@ -7,6 +8,7 @@ from splittracr.experiment.rules import (
     ExactlyOne,
     Has,
     Is,
+    IsText,
     Matches,
     Multiple,
     Not,
@@ -126,6 +128,37 @@ RECALIBRATE_CAN_PROVE = Rule(
     "recalibrate is at least 5,000,000 / maxDisagreementPerMillion: fewer pictures prove no such "
     "promise",
     ("recalibrate", "maxDisagreementPerMillion"),
+)
+EXITS_RANK = Rule(
+    Either([Not(Has("exits")), Is("statistic", RANKED)]),
+    f"exits rank classes: their statistic is one of {', '.join(RANKED)}",
+    ("statistic",),
+)
+SMALL_ENDS_BEFORE_OUTPUT = Rule(
+    Either(
+        [
+            Not(Has("cascade")),
+            Within("cascade", Not(Has("model"))),
+            Not(IsText("cut", OUTPUT)),
+        ]
+    ),
+    "with a small model cut is before output: there its own answers count",
+    ("cut",),
+)
+CASCADE_HAS_NO_BATCHES = Rule(
+    Either([Within("partition", Not(Has("cascade"))), Within("workload", Is("batchSize", [1]))]),
+    "in a cascade each sample is decided alone: workload.batchSize is 1",
+    ("workload.batchSize",),
+)
+EXITS_NEED_TORCH = Rule(
+    Either(
+        [
+            Within("partition", Within("cascade", Not(Has("exits")))),
+            Within("edge", Is("runtime", [Runtime.TORCH])),
+        ]
+    ),
+    "exits go with edge.runtime Torch: a head continues from a cut",
+    ("edge.runtime",),
 )
 ADAPTIVE_NEEDS_ADAPTIVE = Rule(
     Either([_ADAPTIVE, Not(Has("adaptive"))]),

@@ -187,7 +187,7 @@ class WorkloadSpec(SpecModel):
         "beginning.",
     )
     batch_size: Annotated[int, DEFINES] = Field(
-        default=1, ge=1, le=1024, description="Samples in one frame."
+        default=1, ge=1, le=1024, description="Samples in one frame; 1 with a cascade."
     )
     warm_up: int = Field(
         default=1, ge=0, le=1000, description="Frames run at each cut before any is recorded."

@@ -128,7 +128,7 @@ class EdgeMetrics(Metrics):
         self._won, self._lost = hedges["won"], hedges["lost"]
         self._switches = made.counter("splittracr_candidate_switches")
         self._cut: int | None = None
-        self._way: object = None
+        self._choice: object = None
         self._candidate: Values = {}
         made.read_one("splittracr_cut_index", lambda: self._cut)
         made.read("splittracr_candidate_info", lambda: self._candidate)
@@ -200,10 +200,10 @@ class EdgeMetrics(Metrics):
 
     def decided(self, decision: Decision, cut: str) -> None:
         """Count a decision. `cut` is the cut's name."""
-        if decision.way != self._way:
-            if self._way is not None:
+        if decision.choice != self._choice:
+            if self._choice is not None:
                 self._switches.inc()
-            self._way, self._cut = decision.way, decision.cut
+            self._choice, self._cut = decision.choice, decision.cut
             self._candidate = {(cut, str(decision.codec)): 1.0}
         if decision.reason is not None:
             self._decisions[decision.reason].inc()

@@ -327,14 +327,23 @@ def _resize_and_crop(
 def _classification(loaded: _Loaded) -> Network:
     preset = loaded.entry.transforms()
     resize, crop = _resize_and_crop(preset, loaded.size)
-    dtype = _dtype(loaded.spec)
+    prepare = ResizeAndCrop(resize, crop, preset.interpolation, preset.antialias)
+    return _classifier(loaded, Pixels, prepare, (3, *crop))
+
+
+def _classifier(
+    loaded: _Loaded,
+    pixels: type[Pixels],
+    prepare: ResizeAndCrop | StillClip,
+    shape: tuple[int, ...],
+) -> Network:
+    preset = loaded.entry.transforms()
+    first = pixels(preset.mean, preset.std, _dtype(loaded.spec))
     return loaded.network(
         task=Task.CLASSIFY,
-        module=FromPixels(
-            Pixels(preset.mean, preset.std, dtype), weights.cast(loaded.net, loaded.spec)
-        ),
-        prepare=ResizeAndCrop(resize, crop, preset.interpolation, preset.antialias),
-        shape=(3, *crop),
+        module=FromPixels(first, weights.cast(loaded.net, loaded.spec)),
+        prepare=prepare,
+        shape=shape,
         postprocessor="classification",
         leaves=(Pixels,),
     )
@@ -386,17 +395,8 @@ class _ClipValues(Values):
 def _video(loaded: _Loaded) -> Network:
     preset = loaded.entry.transforms()
     resize, crop = _resize_and_crop(preset, loaded.size)
-    dtype = _dtype(loaded.spec)
-    return loaded.network(
-        task=Task.CLASSIFY,
-        module=FromPixels(
-            _ClipPixels(preset.mean, preset.std, dtype), weights.cast(loaded.net, loaded.spec)
-        ),
-        prepare=StillClip(FRAMES, resize, crop, preset.interpolation),
-        shape=(FRAMES, 3, *crop),
-        postprocessor="classification",
-        leaves=(Pixels,),
-    )
+    prepare = StillClip(FRAMES, resize, crop, preset.interpolation)
+    return _classifier(loaded, _ClipPixels, prepare, (FRAMES, 3, *crop))
 
 
 def _detection(loaded: _Loaded) -> Network:

@@ -38,8 +38,9 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
+from splittracr.experiment.rules import unwrapped
 from splittracr.monitoring.panels import NAMES
-from splittracr.monitoring.promql import BadQuery, Vector, outer
+from splittracr.monitoring.promql import BadQuery, Vector
 
 TAG = "splittracr"
 UIDS = {name: f"splittracr-{name}" for name in NAMES}
@@ -150,7 +151,7 @@ def annotation(name: str, vector: Vector, colour: str, text: str) -> dashboard.A
         .datasource(_PROMETHEUS)
         .enable(True)
         .icon_color(colour)
-        .expr(outer(vector.text))
+        .expr(unwrapped(vector.text))
         .step("5s")
         .title_format(name)
         .text_format(text)
@@ -198,7 +199,7 @@ def _target(query: Query, reference: str) -> prometheus.Dataquery:
     made = (
         prometheus.Dataquery()
         .datasource(_PROMETHEUS)
-        .expr(outer(query.vector.text))
+        .expr(unwrapped(query.vector.text))
         .legend_format(query.legend)
         .ref_id(reference)
     )

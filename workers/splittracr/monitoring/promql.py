@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from splittracr.experiment import metrics
 from splittracr.experiment.errors import SplittracrError
 from splittracr.experiment.metrics import Metric, Type
+from splittracr.experiment.rules import unwrapped
 
 WORKER_LABELS = ("study_namespace", "study", "role")
 """Labels of each series of a worker. An edge has `edge` as well."""
@@ -100,7 +101,7 @@ class Vector:
 
     def top(self, count: int) -> "Vector":
         """The largest series of each moment."""
-        return replace(self, text=f"topk({count}, {outer(self.text)})")
+        return replace(self, text=f"topk({count}, {unwrapped(self.text)})")
 
     def longest(self, count: int, *by: str) -> "Vector":
         """The `count` series with the largest number of samples in the whole time range."""
@@ -153,7 +154,7 @@ class Vector:
         if self.counter and function == "sum":
             raise BadQuery(f"a sum of {self.text} would fall when a worker starts again")
         grouped = f" by ({_list(by)}) " if by else ""
-        text = f"{function}{grouped}({outer(self.text)})"
+        text = f"{function}{grouped}({unwrapped(self.text)})"
         return replace(self, text=text, labels=frozenset(by), counter=False)
 
     def _must_have(self, labels: Iterable[str]) -> None:
@@ -215,18 +216,6 @@ def label_values(label: str, name: str, *matchers: str) -> str:
     known = (*metrics.WORKER, *metrics.EDGE, *metrics.SERVER, *metrics.OPERATOR)
     selected = f"{{{', '.join(matchers)}}}" if matchers else ""
     return f"label_values({_metric(name, known).exposed}{selected}, {label})"
-
-
-def outer(text: str) -> str:
-    """Return `text` without parentheses around all of it."""
-    if not text.startswith("("):
-        return text
-    depth = 0
-    for position, letter in enumerate(text):
-        depth += {"(": 1, ")": -1}.get(letter, 0)
-        if depth == 0:
-            return text[1:-1] if position == len(text) - 1 else text
-    return text
 
 
 def _series(

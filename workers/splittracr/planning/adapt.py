@@ -70,7 +70,7 @@ class Adapting:
         del step
         beliefs = self.beliefs(now)
         wanted = self._policy.decide(now * 1e3, beliefs)
-        # Without a server there is one way only, ready or not.
+        # Without a server there is one choice only, ready or not.
         taken = not beliefs.connected or self._ready(wanted)
         decision = wanted if taken else self._instead(wanted, beliefs)
         self._used = decision = replace(decision, epoch=self._epoch(decision))
@@ -114,7 +114,7 @@ class Adapting:
         used = self._used
         if used is None:
             return 0
-        return used.epoch + (decision.way != used.way)
+        return used.epoch + (decision.choice != used.choice)
 
     def expected_ms(self, cut: int, now: float) -> float:
         """Return the expected latency of a frame at `cut` with the best codec there."""

@@ -45,7 +45,7 @@ class Decision:
     small: Small | None = None
 
     @property
-    def way(self) -> tuple[int, Codec | PictureCodec, bool]:
+    def choice(self) -> tuple[int, Codec | PictureCodec, bool]:
         """Cut, codec, and whether the small model goes first."""
         return self.cut, self.codec, self.small == "first"
 

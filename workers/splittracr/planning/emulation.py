@@ -67,9 +67,9 @@ def in_words(link: LinkSpec | None) -> str:
     if link is None:
         return AS_IT_IS
     words = [_rates(link)]
-    for share, way in ((link.uplink_percent, "up"), (link.downlink_percent, "down")):
+    for share, direction in ((link.uplink_percent, "up"), (link.downlink_percent, "down")):
         if share != 100:
-            words.append(f"{share} % of that rate {way}")
+            words.append(f"{share} % of that rate {direction}")
     if link.round_trip_milliseconds is not None:
         words.append(f"{link.round_trip_milliseconds} ms round trip")
     if link.jitter_milliseconds:

@@ -31,7 +31,7 @@ class Reason(StrEnum):
     LOST = "server lost"  # no server: the edge alone
     EXPLORE = "explore"  # to measure another candidate
     NOT_READY = "not ready"  # an end still makes what another candidate needs
-    EXCLUDED = "excluded"  # the way in use drifted, or keeps too little accuracy
+    EXCLUDED = "excluded"  # the choice in use drifted, or keeps too little accuracy
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,10 @@ class PolicyOptions:
 
 
 class Policy(ABC):
-    """Decides for one edge. `current` is the way in use, `epoch` counts the switches.
+    """Decides for one edge. `current` is the choice in use, `epoch` counts the switches.
 
-    A way is a candidate, alone or behind the small model of a cascade. The number of the latter is
-    that of the candidate plus the number of candidates.
+    A choice is a candidate, alone or behind the small model of a cascade. The number of the latter
+    is that of the candidate plus the number of candidates.
     """
 
     def __init__(self, candidates: Candidates, settings: PolicyOptions) -> None:
@@ -77,10 +77,10 @@ class Policy(ABC):
     def decided(
         self, chosen: int, predicted: Array, predicted_regret: float, reason: Reason
     ) -> Decision:
-        """Return the decision for the way `chosen`, a number, and count a switch.
+        """Return the decision for the choice `chosen`, a number, and count a switch.
 
-        `predicted` are the latencies of all ways in milliseconds, `predicted_regret` how much lower
-        that of the best one is.
+        `predicted` are the latencies of all choices in milliseconds, `predicted_regret` how much
+        lower that of the best one is.
         """
         if self.current is not None and chosen != self.current:
             self.epoch += 1
@@ -143,13 +143,13 @@ class Adaptive(Policy):
         self._probed = -np.inf  # when the last probe for the latency was sent
 
     def decide(self, now: float, beliefs: Beliefs) -> Decision:
-        costs = self.costs_of_ways(beliefs)
-        # Replies count in full here: a bound on the latency would make slow ways equal.
-        latencies = _of_ways(self.candidates.latency_ms(beliefs), beliefs)
+        costs = self.costs_of_choices(beliefs)
+        # Replies count in full here: a bound on the latency would make slow choices equal.
+        latencies = _of_choices(self.candidates.latency_ms(beliefs), beliefs)
         chosen, reason = self._choose(now, costs, latencies, connected=beliefs.connected)
         if chosen != self.current:
             self._switched = now
-        predicted = _of_ways(self._predicted(beliefs), beliefs)
+        predicted = _of_choices(self._predicted(beliefs), beliefs)
         regret = max(0.0, float(predicted[chosen] - predicted[lowest(costs, latencies)]))
         decision = self.decided(chosen, predicted, regret, reason)
         decision = self._completed(decision, beliefs)
@@ -158,7 +158,7 @@ class Adaptive(Policy):
     def _choose(
         self, now: float, costs: Array, latencies: Array, *, connected: bool
     ) -> tuple[int, Reason]:
-        """Return a way and why; of ways with equal costs the one with the lowest mean latency."""
+        """Return a choice and why; of equal costs the choice with the lowest mean latency."""
         if not connected:
             return self._without_server(costs), Reason.LOST
         best, current = lowest(costs, latencies), self.current
@@ -183,9 +183,9 @@ class Adaptive(Policy):
     def _without_server(self, costs: Array) -> int:
         """Return the better of the edge alone and the small model with the edge behind it."""
         alone, current = self.candidates.edge_only, self.current
-        ways = [i for i in (alone, alone + len(self.candidates)) if _usable(costs, i)]
-        best = min(ways, key=lambda i: float(costs[i]))
-        if current in ways and not self._gains(costs, best, current):
+        choices = [i for i in (alone, alone + len(self.candidates)) if _usable(costs, i)]
+        best = min(choices, key=lambda i: float(costs[i]))
+        if current in choices and not self._gains(costs, best, current):
             return current
         return best
 
@@ -215,10 +215,10 @@ class Adaptive(Policy):
         """Return the same figure of a cascade, by the candidate for its rest."""
         return cascade.costs(self.settings.objective, self.candidates, beliefs)
 
-    def costs_of_ways(self, beliefs: Beliefs) -> Array:
+    def costs_of_choices(self, beliefs: Beliefs) -> Array:
         """Return the figure of all candidates, then that of a cascade with each for its rest.
 
-        It is infinite for a way that keeps too little accuracy or takes too much memory.
+        It is infinite for a choice that keeps too little accuracy or takes too much memory.
         """
         least, cascade, c = self.settings.accuracy, beliefs.cascade, self.candidates
         alone = self.costs(beliefs)
@@ -327,16 +327,16 @@ def _behind(cascade: Cascade, latencies: Array, beliefs: Beliefs) -> Array:
     return cascade.mean(latencies, cascade.small_ms * beliefs.edge_factor)
 
 
-def _of_ways(latencies: Array, beliefs: Beliefs) -> Array:
+def _of_choices(latencies: Array, beliefs: Beliefs) -> Array:
     """Return mean latencies of all candidates, then those of a cascade with each for its rest."""
     if beliefs.cascade is None:
         return latencies
     return np.append(latencies, _behind(beliefs.cascade, latencies, beliefs))
 
 
-def _usable(costs: Array, way: int) -> bool:
-    """Return whether a way exists and may be used."""
-    return way < len(costs) and bool(np.isfinite(costs[way]))
+def _usable(costs: Array, choice: int) -> bool:
+    """Return whether a choice exists and may be used."""
+    return choice < len(costs) and bool(np.isfinite(costs[choice]))
 
 
 def probe_bytes(up: LinkEstimate) -> int:

@@ -210,15 +210,15 @@ def oracle(
     decides: bool = False,
     accuracy: float | None = None,
 ) -> Run:
-    """Run every frame the way that has the lowest latency, knowing the whole trace.
+    """Run every frame by the choice with the lowest latency, knowing the whole trace.
 
     A `cascade` answers the same frames as for the policies. If the oracle `decides`, a frame may
-    also go past the small model. Ways that keep less than `accuracy` are left out, as by the
+    also go past the small model. Choices that keep less than `accuracy` are left out, as by the
     policies. The link is idle when a frame begins, because only the best candidate is sent.
     """
     c, future = candidates, _Future(spans)
     ends = sum(span.duration_ns for span in spans) / _NS
-    alone, behind = _ways(c, cascade, accuracy, decides=decides)
+    alone, behind = _choices(c, cascade, accuracy, decides=decides)
     now = _World(candidates, spans).handshake()  # as all policies
     latencies, switches, last = list[float](), 0, None
     runs = _runs(cascade)
@@ -232,7 +232,7 @@ def oracle(
         elif run is not None and behind.any():
             rest, best = _soonest(c, future, now + run.ms, behind)
             found.append((run.ms + rest, best))
-        latency, sent = min(found, key=lambda way: way[0])
+        latency, sent = min(found, key=lambda one: one[0])
         if sent is not None:
             switches += last not in (None, sent)
             last = sent
@@ -241,7 +241,7 @@ def oracle(
     return Run(np.array(latencies), switches)
 
 
-def _ways(
+def _choices(
     c: Candidates, cascade: Cascade | None, accuracy: float | None, *, decides: bool
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """The candidates that may be used alone, and those that may be used behind a cascade."""

@@ -14,11 +14,6 @@ from splittracr.experiment.contracts import Statistic
 SURE = 1_000_000
 """The largest sureness."""
 
-RANKED = (Statistic.MARGIN, Statistic.PROBABILITY, Statistic.ENTROPY)
-"""For probabilities of classes, best first."""
-DETECTED = (Statistic.MEAN_SCORE, Statistic.MIN_SCORE, Statistic.LOWER_QUARTILE)
-"""For scores of detections."""
-
 
 def sureness(statistic: Statistic, scores: Sequence[float]) -> int:
     """The sureness of a result with these scores, each from 0 to 1.

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.types import Record
+from splittracr.results.candidates import Candidate, CandidateKind, Figure, Measurements
+from splittracr.results.candidates_predicted import Predictions, link_of
 from splittracr.results.environment import Environment
 from splittracr.results.rate import Rate
 from splittracr.results.summary import Summary
-from splittracr.results.ways import Figure, Option, Way, Ways
-from splittracr.results.ways_predicted import Predictions, link_of
 
 SHARE = 0.99
 """Of the accuracy, if the manifest asks for none."""
@@ -20,21 +20,21 @@ SHARE = 0.99
 
 @dataclass(frozen=True)
 class Winner:
-    """The best option by a constraint; None if no option meets it."""
+    """The best candidate by a constraint; None if no candidate meets it."""
 
     constraint: str
-    option: Option | None
+    candidate: Candidate | None
 
 
 @dataclass(frozen=True)
 class Advice:
-    """All options, the best by constraint, and how far predictions are from measured latencies.
+    """All candidates, the best by constraint, and how far predictions are from measured latencies.
 
     `share` is the accuracy asked for, `errors` are predicted over measured latency, less one, of
-    the options that have both. `link` says where the link of predictions is from; None without.
+    the candidates that have both. `link` says where the link of predictions is from; None without.
     """
 
-    options: tuple[Option, ...]
+    candidates: tuple[Candidate, ...]
     share: float
     winners: tuple[Winner, ...]
     errors: tuple[float, ...]
@@ -49,39 +49,43 @@ def advise(
     calibration: Calibration | None = None,
 ) -> Advice:
     """Compare the candidates of a study. `rate` and `calibration` are of its model."""
-    ways = Ways(environment, figures, records, rate)
-    predictions = Predictions(ways)
-    made = dict(ways.measured())
+    measurements = Measurements(environment, figures, records, rate)
+    predictions = Predictions(measurements)
+    made = dict(measurements.measured())
     beliefs, link = link_of(environment, figures)
     errors = []
-    for key, option in predictions.predicted(beliefs):
+    for key, candidate in predictions.predicted(beliefs):
         known = made.get(key)
         if known is None:
-            made[key] = option
-        elif known.latency_ms is not None and option.latency_ms is not None:
-            errors.append(option.latency_ms.value / known.latency_ms.value - 1)
-    options = list(made.values())
-    cascade = ways.ran()
-    if calibration is not None and not ways.is_cascade:
+            made[key] = candidate
+        elif known.latency_ms is not None and candidate.latency_ms is not None:
+            errors.append(candidate.latency_ms.value / known.latency_ms.value - 1)
+    candidates = list(made.values())
+    cascade = measurements.ran()
+    if calibration is not None and not measurements.is_cascade:
         cascade = predictions.calibrated(calibration, made)
     if cascade is not None:
-        options.append(cascade)
+        candidates.append(cascade)
     adaptive = environment.manifest.spec.partition.adaptive
     asked = None if adaptive is None else adaptive.accuracy_percent
     share = SHARE if asked is None else asked / 100
-    predicted = any(o.latency_ms and not o.latency_ms.measured for o in options)
+    predicted = any(o.latency_ms and not o.latency_ms.measured for o in candidates)
     return Advice(
-        tuple(options), share, winners(options, share), tuple(errors), link if predicted else None
+        tuple(candidates),
+        share,
+        winners(candidates, share),
+        tuple(errors),
+        link if predicted else None,
     )
 
 
-def winners(options: Sequence[Option], share: float) -> tuple[Winner, ...]:
-    """The best option by each constraint."""
-    kept = [one for one in options if one.keeps(share)]
-    sends = [one for one in kept if one.way is not Way.EDGE]
+def winners(candidates: Sequence[Candidate], share: float) -> tuple[Winner, ...]:
+    """The best candidate by each constraint."""
+    kept = [one for one in candidates if one.keeps(share)]
+    sends = [one for one in kept if one.kind is not CandidateKind.EDGE]
     percent = f"{share * 100:g} %"
     found = [
-        Winner("the lowest latency", _lowest(options, lambda one: one.latency_ms)),
+        Winner("the lowest latency", _lowest(candidates, lambda one: one.latency_ms)),
         Winner(
             f"the lowest latency that keeps {percent} of the accuracy",
             _lowest(kept, lambda one: one.latency_ms),
@@ -91,12 +95,16 @@ def winners(options: Sequence[Option], share: float) -> tuple[Winner, ...]:
             _lowest(sends, lambda one: one.bytes),
         ),
     ]
-    if any(one.joules for one in options):
+    if any(one.joules for one in candidates):
         least = _lowest(kept, lambda one: one.joules)
         found.append(Winner(f"the least energy on the edge that keeps {percent} of it", least))
     return tuple(found)
 
 
-def _lowest(options: Sequence[Option], of: Callable[[Option], Figure | None]) -> Option | None:
-    known = [(figure.value, i) for i, one in enumerate(options) if (figure := of(one)) is not None]
-    return options[min(known)[1]] if known else None
+def _lowest(
+    candidates: Sequence[Candidate], of: Callable[[Candidate], Figure | None]
+) -> Candidate | None:
+    known = [
+        (figure.value, i) for i, one in enumerate(candidates) if (figure := of(one)) is not None
+    ]
+    return candidates[min(known)[1]] if known else None

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from splittracr.experiment.calibration import Calibration
+from splittracr.experiment.calibration import LARGE_DIGEST, Calibration, Facts
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import Mode
 from splittracr.experiment.types import Record
@@ -13,10 +13,10 @@ from splittracr.experiment.versions import parse
 from splittracr.planning.emulation import AS_IT_IS
 from splittracr.results import rate, words
 from splittracr.results.advice import Advice, advise
+from splittracr.results.candidates import Candidate, CandidateKind, Figure
 from splittracr.results.environment import Environment
 from splittracr.results.rate import LABELLED, METRICS, Metric, Rate
 from splittracr.results.summary import Summary
-from splittracr.results.ways import Figure, Option, Way
 
 CALIBRATION = "calibration.json"
 """The file of `splittracr calibrate` in a results folder."""
@@ -100,6 +100,15 @@ def _calibration(path: Path, environment: Environment) -> Calibration:
     made = parse(Calibration, path.read_bytes(), path.name, "a calibration")
     same = made.cut in {cut.name for cut in environment.cuts}
     _check(path, environment, made.large, made.large_weights, same=same)
+    post = environment.manifest.spec.postprocess.model_dump(mode="json", by_alias=True)
+    known: dict[str, Any] = {
+        LARGE_DIGEST: environment.edge.weights_digest,
+        "large_identity.graph_fingerprint": environment.edge.graph_fingerprint,
+        "large_identity.preparation": environment.preparation,
+    }
+    known = {key: value for key, value in known.items() if value}  # else of an earlier version
+    known |= {f"postprocess.{key}": value for key, value in post.items()}
+    Facts("this study", known).check(made, path.name)
     return made
 
 
@@ -115,38 +124,40 @@ def section(
 ) -> Section | None:
     """The section; None if there are no two candidates with a latency to compare."""
     made = advise(environment, figures, records, found.rate, found.calibration)
-    timed = [one for one in made.options if one.latency_ms is not None]
+    timed = [one for one in made.candidates if one.latency_ms is not None]
     if len(timed) < 2:
         return None
     kept = _AGREEMENT if found.rate is None else _ACCURACY[found.rate.metric]
-    shown, energy = _shown(made), any(one.joules for one in made.options)
+    shown, energy = _shown(made), any(one.joules for one in made.candidates)
     return Section(
         sentence=_sentence(made, environment, figures, kept),
         rows=tuple((one.title, _cells(one, energy=energy)) for one in shown),
         winners=tuple(
-            (one.constraint, one.option.title, _cells(one.option, energy=energy))
-            if one.option is not None
+            (one.constraint, one.candidate.title, _cells(one.candidate, energy=energy))
+            if one.candidate is not None
             else (one.constraint, "nothing that is known", [])
             for one in made.winners
         ),
         notes=tuple(_notes(made, environment, figures, found)),
         energy=energy,
-        best=frozenset(one.option.title for one in made.winners if one.option is not None),
+        best=frozenset(one.candidate.title for one in made.winners if one.candidate is not None),
     )
 
 
-def _shown(made: Advice) -> list[Option]:
+def _shown(made: Advice) -> list[Candidate]:
     """The edge alone, the best cut, that of each picture format, the cascade, and the winners."""
-    groups: dict[tuple[Way, str, bool], list[Option]] = {}
-    for one in made.options:
-        measured = one.way is Way.CUT and one.latency_ms is not None and one.latency_ms.measured
-        groups.setdefault((one.way, one.family, measured), []).append(one)
+    groups: dict[tuple[CandidateKind, str, bool], list[Candidate]] = {}
+    for one in made.candidates:
+        measured = (
+            one.kind is CandidateKind.CUT and one.latency_ms is not None and one.latency_ms.measured
+        )
+        groups.setdefault((one.kind, one.family, measured), []).append(one)
     shown = [min(group, key=lambda one: _rank(one, made.share)) for group in groups.values()]
-    won = [one.option for one in made.winners if one.option is not None]
+    won = [one.candidate for one in made.winners if one.candidate is not None]
     return sorted({one.title: one for one in (*shown, *won)}.values(), key=_order)
 
 
-def _rank(one: Option, share: float) -> tuple[bool, float, float]:
+def _rank(one: Candidate, share: float) -> tuple[bool, float, float]:
     """The best of a group: one that keeps the accuracy, the fastest of them; else the one that
     keeps most.
     """
@@ -155,15 +166,15 @@ def _rank(one: Option, share: float) -> tuple[bool, float, float]:
     return (False, latency, 0.0) if one.keeps(share) else (True, -kept, latency)
 
 
-def _order(one: Option) -> tuple[int, float]:
+def _order(one: Candidate) -> tuple[int, float]:
     latency = float("inf") if one.latency_ms is None else one.latency_ms.value
-    return list(Way).index(one.way), latency
+    return list(CandidateKind).index(one.kind), latency
 
 
-def _cells(one: Option, *, energy: bool) -> list[str]:
+def _cells(one: Candidate, *, energy: bool) -> list[str]:
     cells = [
         _cell(one.latency_ms, words.milliseconds),
-        words.NOTHING if one.way is Way.EDGE else _cell(one.bytes, words.human_bytes),
+        words.NOTHING if one.kind is CandidateKind.EDGE else _cell(one.bytes, words.human_bytes),
         _cell(one.kept, words.percent),
     ]
     return [*cells, _cell(one.joules, words.joules)] if energy else cells
@@ -177,7 +188,7 @@ def _cell(figure: Figure | None, write: Callable[[float], str]) -> str:
 
 def _sentence(made: Advice, environment: Environment, figures: Summary, kept: str) -> str:
     """The sentence for a paper: the best candidate that keeps the accuracy, and its rivals."""
-    best = made.winners[1].option
+    best = made.winners[1].candidate
     slowed = environment.manifest.spec.edge.slowdown_percent
     emulated = f", emulated {slowed / 100:g} times slower" if slowed != 100 else ""
     link = figures.study.link.removeprefix("emulated: ")
@@ -186,8 +197,8 @@ def _sentence(made: Advice, environment: Environment, figures: Summary, kept: st
     percent = f"{made.share * 100:g} % {kept}"
     if best is None or best.latency_ms is None:
         return f"{where}, no candidate is known to keep {percent}."
-    count = sum(one.keeps(made.share) and one.latency_ms is not None for one in made.options)
-    sent = "" if best.way is Way.EDGE or best.bytes is None else (
+    count = sum(one.keeps(made.share) and one.latency_ms is not None for one in made.candidates)
+    sent = "" if best.kind is CandidateKind.EDGE or best.bytes is None else (
         f" and {words.human_bytes(best.bytes.value)} a sample"
     )  # fmt: skip
     against = [
@@ -200,21 +211,24 @@ def _sentence(made: Advice, environment: Environment, figures: Summary, kept: st
     )
 
 
-def _said(one: Option) -> str:
+def _said(one: Candidate) -> str:
     """`41.2 ms (predicted)`."""
     assert one.latency_ms is not None
     how = "measured" if one.latency_ms.measured else "predicted"
     return f"{words.milliseconds(one.latency_ms.value)} ({how})"
 
 
-def _rivals(made: Advice, best: Option) -> list[Option]:
+def _rivals(made: Advice, best: Candidate) -> list[Candidate]:
     """The fastest candidate of each other kind that keeps the accuracy."""
     found = []
-    for way in Way:
+    for kind in CandidateKind:
         kept = [
             one
-            for one in made.options
-            if one.way is way and way is not best.way and one.keeps(made.share) and one.latency_ms
+            for one in made.candidates
+            if one.kind is kind
+            and kind is not best.kind
+            and one.keeps(made.share)
+            and one.latency_ms
         ]
         found += sorted(kept, key=_order)[:1]
     return found

@@ -1,4 +1,4 @@
-"""Bytes against accuracy: ways to send a sample, their Pareto front, and BD-rates against JPEG."""
+"""Bytes against accuracy: operating points, their Pareto front, and BD-rates against JPEG."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -184,8 +184,8 @@ def _rated(points: Sequence[RatePoint], name: str, anchor: Curve | None) -> Rate
 def _of(points: Sequence[RatePoint], name: str) -> list[RatePoint]:
     """The points of a family, or of several."""
     if name in (CUTS, PICTURES):
-        ways = [one for one in points if not isinstance(one, CascadePoint)]
-        return [one for one in ways if (one.cut_index > 0) == (name == CUTS)]
+        single = [one for one in points if not isinstance(one, CascadePoint)]
+        return [one for one in single if (one.cut_index > 0) == (name == CUTS)]
     return [one for one in points if one.family == name]
 
 

@@ -130,14 +130,15 @@ def _written(metric: Metric, value: float, _: int = 0) -> str:
 def _alt(made: Rate) -> str:
     points = sorted((one for one in made.everything if one.on_front), key=lambda one: one.bytes)
     said = "; ".join(
-        f"{_way(one)}: {human_bytes(one.bytes)}, {percent(one.accuracy.value)}" for one in points
+        f"{_operating_point(one)}: {human_bytes(one.bytes)}, {percent(one.accuracy.value)}"
+        for one in points
     )
     return f"Bytes against accuracy. On the Pareto front: {said}."
 
 
-def _way(one: RatePoint) -> str:
+def _operating_point(one: RatePoint) -> str:
     """`jpeg:50 at input`, with a cascade `jpeg:50 at input after 40 % answered on the edge`."""
-    way = f"{one.codec} at {one.cut}"
+    point = f"{one.codec} at {one.cut}"
     if isinstance(one, CascadePoint):
-        return f"{way} after {percent(one.answered)} answered on the edge"
-    return way
+        return f"{point} after {percent(one.answered)} answered on the edge"
+    return point

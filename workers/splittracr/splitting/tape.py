@@ -6,7 +6,7 @@ are the head, `[k, n)` the tail, and both are the same functions.
 """
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,8 +76,9 @@ class Tape:
         last = _last_uses(calls, self._output)
         self.live = _live_sets(self._inputs, calls, last)
         found = names(calls, graph if root is None else root)
+        compiler = _Compiler(graph, self._slot, last, constants)
         self.ops = tuple(
-            self._compile(node, name, path, i, last, constants)
+            compiler.compile(node, name, path, i)
             for i, (node, name, path) in enumerate(zip(calls, found.now, found.paths, strict=True))
         )
         self.cut_names = (INPUT, *found.now[:-1], OUTPUT)
@@ -85,7 +86,7 @@ class Tape:
         self.former_names = {n: k for n, k in former.items() if n not in self.cut_names}
         self._live_names = dict(zip(calls, found.now, strict=True))
         scope: dict[str, Any] = {}
-        self.output_source = self._expression(self._output.args[0], scope)
+        self.output_source = compiler.expression(self._output.args[0], scope)
         self.output_constants = tuple(scope.values())
 
     def __len__(self) -> int:
@@ -182,23 +183,33 @@ class Tape:
             case _:
                 return template
 
-    def _compile(
+
+class _Compiler:
+    """Generates the functions of the operations of a graph.
+
+    `slot` has the register of each value, and `last` the position of its last use.
+    """
+
+    def __init__(
         self,
-        node: fx.Node,
-        name: str,
-        path: str,
-        position: int,
-        last: dict[fx.Node, int],
-        constants: dict[fx.Node, Any],
-    ) -> Op:
+        graph: fx.GraphModule,
+        slot: Mapping[fx.Node, int],
+        last: Mapping[fx.Node, int],
+        constants: Mapping[fx.Node, Any],
+    ) -> None:
+        self._graph, self._slot, self._last, self._constants = graph, slot, last, constants
+
+    def compile(self, node: fx.Node, name: str, path: str, position: int) -> Op:
+        """The operation of a node, the one at `position` in order, as a generated function."""
+        constants, last = self._constants, self._last
         scope: dict[str, Any] = {}
-        args = [self._expression(a, scope) for a in node.args]
-        keywords = [f"{k}={self._expression(v, scope)}" for k, v in node.kwargs.items()]
+        args = [self.expression(a, scope) for a in node.args]
+        keywords = [f"{k}={self.expression(v, scope)}" for k, v in node.kwargs.items()]
         if node.op == "call_method":
             call = f"{args[0]}.{node.target}({', '.join(args[1:] + keywords)})"
         else:
             scope["call"] = (
-                self.module.get_submodule(str(node.target))
+                self._graph.get_submodule(str(node.target))
                 if node.op == "call_module"
                 else node.target
             )
@@ -212,25 +223,25 @@ class Tape:
         used = tuple(v for k, v in scope.items() if k != "call" or node.op == "call_module")
         exec(compile(source, f"<{name}>", "exec"), scope)  # built from the graph, not from input
         called = scope.get("call") if node.op != "call_method" else _owner(node, constants)
-        target = target_name(self.module, node)
+        target = target_name(self._graph, node)
         weights = [constants[n] for n in node.all_input_nodes if n in constants]
         parameters = _parameters([called, *weights])
         return Op(name, target, source, scope["run"], used, called, modules(node), path, parameters)
 
-    def _expression(self, value: Any, scope: dict[str, Any]) -> str:
+    def expression(self, value: Any, scope: dict[str, Any]) -> str:
         """Python source of an argument; values without a literal go into `scope` by name."""
         match value:
             case fx.Node():
                 return f"R[{self._slot[value]}]"
             case slice():
                 parts = (value.start, value.stop, value.step)
-                return f"slice({', '.join(self._expression(p, scope) for p in parts)})"
+                return f"slice({', '.join(self.expression(p, scope) for p in parts)})"
             case tuple() if type(value) is tuple:
-                return "(" + "".join(self._expression(v, scope) + ", " for v in value) + ")"
+                return "(" + "".join(self.expression(v, scope) + ", " for v in value) + ")"
             case list():
-                return "[" + ", ".join(self._expression(v, scope) for v in value) + "]"
+                return "[" + ", ".join(self.expression(v, scope) for v in value) + "]"
             case dict():
-                items = (f"{k!r}: {self._expression(v, scope)}" for k, v in value.items())
+                items = (f"{k!r}: {self.expression(v, scope)}" for k, v in value.items())
                 return "{" + ", ".join(items) + "}"
             case None | bool() | str():
                 return repr(value)
@@ -242,7 +253,7 @@ class Tape:
                 return key
 
 
-def _owner(node: fx.Node, constants: dict[fx.Node, Any]) -> Any:
+def _owner(node: fx.Node, constants: Mapping[fx.Node, Any]) -> Any:
     """The object whose method is called, if the network holds it, such as a scripted module."""
     owner = constants.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None
     return None if isinstance(owner, Tensor) else owner

@@ -74,7 +74,10 @@ class LiteDescription:
 
 @dataclass(frozen=True)
 class LiteNetwork:
-    """An exported model, ready to run either part."""
+    """An exported model, ready to run either part.
+
+    It stays one class because the protocol `Backend` asks for all these methods, mostly short ones.
+    """
 
     network: LiteDescription
     model: ExportedModel

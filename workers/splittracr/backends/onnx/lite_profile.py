@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 from splittracr.backends.columns import (
     HEADER_BYTES,
     Clock,
+    Coded,
     Column,
+    agreements,
     codec_profile,
     described_size,
+    judged_cuts,
     message_bytes,
     note,
 )
-from splittracr.data import agreement
-from splittracr.data.agreement import Agreed
 from splittracr.experiment.codec import Codec, PictureCodec
-from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.measure import machine
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from splittracr.backends.onnx.lite_network import LiteNetwork
 
 Array = NDArray[Any]
-
-_AGREEMENT_CUTS = 6
 
 
 def profile(
@@ -55,7 +53,14 @@ def profile(
         for batch in [batches[0], *batches]:
             _codecs(own, k, batch, {name: columns[name][k] for name in names}, clock)
     pictures = _pictures(batches, picture_names, clock)
-    shares = _agreement(own, judged, list(map(Codec.parse, names)), list(pictures))
+    lossy = [codec for codec in map(Codec.parse, names) if codec.lossy]
+    shares = agreements(
+        own.postprocessor.ranking,
+        own.reduce,
+        judged,
+        lambda batch: own.tail(0, [batch]),
+        lambda batch: _coded(own, batch, lossy, list(pictures)),
+    )
     reduce_ms, reply_bytes = _reduction(own, batches, clock)
     versions = {k: v for k, v in machine.versions().items() if k == "python"}
     return Profile(
@@ -153,45 +158,16 @@ def _reduction(own: "LiteNetwork", batches: Sequence[Array], clock: Clock) -> tu
     return round(median(times[1:]), 4), size
 
 
-def _agreement(
-    own: "LiteNetwork",
-    batches: Sequence[Array],
-    lossy: Sequence[Codec],
-    pictures: Sequence[PictureCodec],
-) -> dict[Codec | PictureCodec, float]:
-    """By lossy codec the share of first classes, detections or pixels that survive it, the lowest
-    of the cuts that are tried. Empty if nothing is judged, or results have none of them.
-    """
-    kept: dict[tuple[Codec | PictureCodec, int], Agreed] = {}
-    for batch in batches:
-        exact = own.reduce(own.tail(0, [batch]))
-        if agreement.results(own.postprocessor.ranking, exact, exact) is None:
-            return {}
-        for codec, cut, output in _coded(own, batch, lossy, pictures):
-            try:
-                found = agreement.results(own.postprocessor.ranking, exact, own.reduce(output))
-            except FrameFailed:  # the codec has left no result at all
-                found = None
-            found = found or agreement.none_of(own.postprocessor.ranking, exact)
-            kept[codec, cut] = kept.get((codec, cut), Agreed()) + found
-    shares: dict[Codec | PictureCodec, float] = {}
-    for (codec, _), agreed in kept.items():
-        shares[codec] = min(shares.get(codec, 1.0), round(agreed.share, 4))
-    return shares
-
-
 def _coded(
     own: "LiteNetwork", batch: Array, lossy: Sequence[Codec], pictures: Sequence[PictureCodec]
-) -> Iterator[tuple[Codec | PictureCodec, int, Any]]:
+) -> Iterator[Coded]:
     """The output behind each lossy codec at each cut that is tried."""
     for picture in pictures:
         if picture.lossy:
             pixels = _decoded(encode_picture(batch, picture), batch.shape)
             yield picture, 0, own.tail(0, [pixels])
-    offered = [k for k in own.proof.offered() if 0 < k < own.proof.last]
-    for k in offered[:: -(-len(offered) // _AGREEMENT_CUTS) or 1]:
+    for k in judged_cuts(own.proof):
         live = own.head(k, batch)
         for codec in lossy:
-            if codec.lossy:
-                decoded = _decoded_live(own, _encoded(own, live, codec))
-                yield codec, k, own.tail(k, decoded)
+            decoded = _decoded_live(own, _encoded(own, live, codec))
+            yield codec, k, own.tail(k, decoded)

@@ -1,67 +1,51 @@
-"""Find out which networks ONNX Runtime computes, and how closely.
+"""Find out which models ONNX Runtime computes, and how closely.
 
-    make verify-models RUNTIME=onnx ARGS="--only 'resnet*' --json FILE --table docs/models.md"
+    make verify-models RUNTIME=onnx ARGS="--only 'resnet*' --table docs/models.md"
 
-One line a network: the largest relative error of the uncut network and of some cuts, or why it is
-refused. Networks are those of `make verify-models`, at their own size: ONNX has no adaptive pooling
-to more than one pixel of a picture that it does not divide. Needs the memory of the largest network
-four times.
+One line a model: the largest relative error of the uncut model and of some cuts, or why it is
+refused. Models are those of `make verify-models`, at their own size: ONNX has no adaptive pooling
+to more than one pixel of a picture that it does not divide. Each one has a process of its own, and
+needs its memory four times. The table is written after each model, and models that it has are not
+run again without --again. So several runs, on several machines, can fill one table.
 """
 
 import argparse
 import fnmatch
-import json
 import re
+import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import onnxruntime
+import psutil
 import torch
 
 from splittracr.backends.onnx import sessions
 from splittracr.backends.onnx.classes import error
 from splittracr.backends.onnx.export import export
 from splittracr.backends.onnx.halves import Halves
+from splittracr.backends.onnx.verdicts import CUTS, Table, Verdict
 from splittracr.backends.torch import transformers_folders
 from splittracr.backends.torch.examples import example_batch
-from splittracr.backends.torch.verify import everything, free_memory
+from splittracr.backends.torch.verify import everything
 from splittracr.experiment.errors import reason
 from splittracr.experiment.spec import ModelSpec
 from splittracr.measure import machine
 from splittracr.models import registry
+from splittracr.results.files import write_atomically
 from splittracr.splitting.capture import capture
 from splittracr.wire.identity import TOLERANCE
 
-_CUTS = 6
-"""Cuts of a network that are run, evenly spread over its operations."""
-
-_BEGIN = '<!-- Written by `make verify-models RUNTIME=onnx ARGS="--table …"`; do not edit. -->'
-_END = "<!-- End of what is written. -->"
 _REASON = 300  # characters
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """The result for one network. `refused` is the reason; empty if it is computed."""
-
-    name: str
-    cuts: int = 0
-    tried: int = 0
-    largest_error: float = 0.0
-    refused: str = ""
-
-    def line(self) -> str:
-        """The verdict in one line of text."""
-        if self.refused:
-            return f"{self.name:40} refused: {self.refused}"
-        found = f"largest relative error {self.largest_error:.1e}"
-        return f"{self.name:40} computed: {found} at {self.tried} of {self.cuts} cuts"
+_WATCH_SECONDS = 0.02
 
 
 def check(name: str) -> Verdict:
-    """The verdict on one network."""
+    """The verdict on one model."""
     try:
         with transformers_folders.base_of(name) as base:
             network = registry.build(ModelSpec(name=name, weights="none"), base)
@@ -72,7 +56,7 @@ def check(name: str) -> Verdict:
             tape = capture(network.module, batch, network.leaves, network.within)
         halves = Halves(export(tape, batch))
         found = _errors(halves, tape.head(len(tape), batch.clone()), batch)
-    except Exception as failed:  # noqa: BLE001 - the next networks are still to be checked
+    except Exception as failed:  # noqa: BLE001 - the next models are still to be checked
         return Verdict(name, refused=_shortened(reason(failed)))
     largest, cuts = max(found), len(tape) + 1
     far = f"its output differs from that of PyTorch by more than {TOLERANCE:g} of the largest"
@@ -80,45 +64,43 @@ def check(name: str) -> Verdict:
     return Verdict(name, cuts, len(found), largest, refused)
 
 
-def table(verdicts: Mapping[str, Verdict], names: Sequence[str]) -> str:
-    """The results of the networks `names`, in Markdown. Those without a verdict were not run."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        verdict = verdicts.get(name)
-        groups.setdefault(_group(verdict), []).append(name)
-    computed = [v for name in names if (v := verdicts.get(name)) is not None and not v.refused]
-    largest = max((v.largest_error for v in computed), default=0.0)
-    rows = [
-        f"Of {len(names)} models {sum(name in verdicts for name in names)} were run, at "
-        f"{_CUTS} cuts each, with random weights and ONNX Runtime {onnxruntime.__version__}, "
-        f"PyTorch {torch.__version__.partition('+')[0]} on {machine.processor()}. The largest "
-        f"relative error of those computed is {largest:.1e}.",
-        "",
-        "| ONNX Runtime | Number | Models |",
-        "|---|---|---|",
-    ]
-    order = sorted(groups, key=lambda group: (group != "computed", group == "not run", group))
-    rows += [f"| {_cell(g)} | {len(groups[g])} | {', '.join(groups[g])} |" for g in order]
-    return "\n".join(rows)
+def check_apart(name: str, gibibytes: float | None = None) -> Verdict:
+    """As `check`, in a process that is killed if it takes more memory than `gibibytes`."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_send, args=(theirs, name), daemon=True)
+    child.start()
+    theirs.close()
+    try:
+        while not ours.poll(_WATCH_SECONDS):
+            if gibibytes is not None and _gibibytes(child.pid) > gibibytes:
+                return Verdict(name, refused=f"does not fit into {gibibytes:g} GiB")
+        verdict: Verdict = ours.recv()
+    except EOFError:
+        child.join()
+        return Verdict(name, refused=f"its process ended: {_ending(child.exitcode or 0)}")
+    else:
+        return verdict
+    finally:
+        child.kill()
+        child.join()
 
 
-def replaced(page: str, made: str) -> str:
-    """A page with another table. Raises ValueError if the page has no place for it."""
-    before, begin, rest = page.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"the page has no lines {_BEGIN} and {_END}")
-    return f"{before}{begin}\n\n{made}\n\n{end}{after}"
+def _send(pipe: Connection, name: str) -> None:
+    torch.set_num_threads(1)
+    sessions.use_threads(1)
+    pipe.send(check(name))
 
 
-def _group(verdict: Verdict | None) -> str:
-    if verdict is None:
-        return "not run"
-    return f"refused: {verdict.refused}" if verdict.refused else "computed"
+def _gibibytes(pid: int | None) -> float:
+    """The memory of a process, 0 if it has ended."""
+    with suppress(psutil.NoSuchProcess):
+        return float(psutil.Process(pid).memory_info().rss) / 2**30
+    return 0.0
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+def _ending(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit status {code}"
 
 
 def _shortened(text: str) -> str:
@@ -129,7 +111,7 @@ def _shortened(text: str) -> str:
 
 @torch.inference_mode()
 def _errors(halves: Halves, expected: list[object], batch: torch.Tensor) -> list[float]:
-    cuts = sorted({round(i * halves.last / (_CUTS - 1)) for i in range(_CUTS)})
+    cuts = sorted({round(i * halves.last / (CUTS - 1)) for i in range(CUTS)})
     return [
         error(expected, halves.run(cut, halves.last, halves.run(0, cut, [batch.clone()])))
         for cut in cuts
@@ -142,37 +124,44 @@ def _matching(names: Sequence[str], patterns: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _read(path: Path | None) -> Iterator[Verdict]:
-    if path is not None and path.exists():
-        yield from (Verdict(**one) for one in json.loads(path.read_text("utf-8"))["networks"])
+def _setup() -> str:
+    versions = f"ONNX Runtime {onnxruntime.__version__}, PyTorch {torch.__version__}"
+    return f"{versions.partition('+')[0]} on {machine.processor()}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a line for each network that matches; exit status 0, a refusal is an answer."""
-    parser = argparse.ArgumentParser(prog="make verify-models RUNTIME=onnx", description=__doc__)
+    """Print a line for each model that matches; exit status 0, a refusal is an answer."""
+    parser = argparse.ArgumentParser(
+        prog="make verify-models RUNTIME=onnx",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--only", nargs="*", default=["*"], metavar="PATTERN", help="such as 'resnet*', in order"
     )
     parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="add the verdicts to those in this file"
+        "--table", type=Path, metavar="PAGE", help="add the verdicts to the table in this page"
     )
     parser.add_argument(
-        "--table", type=Path, metavar="PAGE", help="write the table of all verdicts into a page"
+        "--again", action="store_true", help="also run the models that the table has"
+    )
+    parser.add_argument(
+        "--memory-gibibytes", type=float, metavar="N", help="refuse a model that needs more"
     )
     options = parser.parse_args(arguments)
-    torch.set_num_threads(1)
-    sessions.use_threads(1)
-    names, verdicts = everything(), {one.name: one for one in _read(options.json)}
-    for name in _matching(names, options.only):
-        verdicts[name] = check(name)
-        print(verdicts[name].line(), flush=True)
-        if options.json is not None:
-            content = {"networks": [asdict(one) for one in verdicts.values()]}
-            options.json.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
-        free_memory()
-    if options.table is not None:
-        page = options.table.read_text("utf-8")
-        options.table.write_text(replaced(page, table(verdicts, names)), "utf-8")
+    names, page = everything(), options.table
+    table = Table() if page is None else Table.read(page.read_text("utf-8"))
+    wanted = _matching(names, options.only)
+    if not wanted:
+        parser.error(f"no model is called like {' or '.join(map(repr, options.only))}")
+    for name in wanted:
+        if name in table.verdicts and not options.again:
+            continue
+        verdict = check_apart(name, options.memory_gibibytes)
+        print(verdict.line(), flush=True)
+        table = table.added(verdict, _setup())
+        if page is not None:
+            write_atomically(page, table.written(page.read_text("utf-8"), names).encode())
     return 0
 
 

@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from splittracr.backends.columns import (
     HEADER_BYTES,
     Clock,
+    Coded,
     Column,
+    agreements,
     codec_profile,
     described_size,
+    judged_cuts,
     message_bytes,
     note,
     typical,
 )
 from splittracr.backends.torch.device import TorchDevice
 from splittracr.backends.torch.timing import OperationTimes
-from splittracr.data import agreement
-from splittracr.data.agreement import Agreed
 from splittracr.experiment.codec import Codec, PictureCodec
-from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import Profile
 from splittracr.measure import machine
 from splittracr.models.network import Network
@@ -39,8 +39,6 @@ from splittracr.wire.pictures import decode_picture, encode_picture
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_AGREEMENT_CUTS = 6
 
 
 @dataclass
@@ -88,8 +86,14 @@ def profile(
     ops = _operations(subject, frames, clock)
     wanted = _codec_columns(subject, frames, codec_names, clock)
     columns = _picture_columns(frames, picture_codec_names, clock)
-    shares = _agreement(
-        subject, judged, list(map(Codec.parse, wanted)), list(map(PictureCodec.parse, columns))
+    lossy = [codec for codec in map(Codec.parse, wanted) if codec.lossy]
+    pictures = list(map(PictureCodec.parse, columns))
+    shares = agreements(
+        subject.ranking,
+        subject.reduce,
+        judged,
+        lambda batch: tape(batch.to(subject.device.place)),
+        lambda batch: _coded(subject, batch, lossy, pictures),
     )
     return Profile(
         network=subject.network.name,
@@ -201,50 +205,21 @@ def _picture_columns(
 # ----------------------------------------------------------------------------------- agreement
 
 
-def _agreement(
-    subject: Subject,
-    batches: Sequence[Tensor],
-    codecs: Sequence[Codec],
-    pictures: Sequence[PictureCodec],
-) -> dict[Codec | PictureCodec, float]:
-    """By lossy codec the share of first classes, detections or pixels that survive it, the lowest
-    of the cuts that are tried. Empty if nothing is judged, or results have none of them.
-    """
-    kept: dict[tuple[Codec | PictureCodec, int], Agreed] = {}
-    for batch in batches:
-        exact = subject.reduce(subject.tape(batch.to(subject.device.place)))
-        if agreement.results(subject.ranking, exact, exact) is None:
-            return {}
-        for codec, cut, output in _coded(subject, batch, codecs, pictures):
-            try:
-                found = agreement.results(subject.ranking, exact, subject.reduce(output))
-            except FrameFailed:  # the codec has left no result at all
-                found = None
-            found = found or agreement.none_of(subject.ranking, exact)
-            kept[codec, cut] = kept.get((codec, cut), Agreed()) + found
-    shares: dict[Codec | PictureCodec, float] = {}
-    for (codec, _), agreed in kept.items():
-        shares[codec] = min(shares.get(codec, 1.0), round(agreed.share, 4))
-    return shares
-
-
 def _coded(
-    subject: Subject, batch: Tensor, codecs: Sequence[Codec], pictures: Sequence[PictureCodec]
-) -> Iterator[tuple[Codec | PictureCodec, int, Any]]:
+    subject: Subject, batch: Tensor, lossy: Sequence[Codec], pictures: Sequence[PictureCodec]
+) -> Iterator[Coded]:
     """The network's output after each lossy codec at each cut that is tried."""
     tape, device = subject.tape, subject.device.place
     for picture in pictures:
         if picture.lossy:
             pixels = _decode_pictures(encode_picture(batch.numpy(), picture), batch.shape)
             yield picture, 0, tape(pixels.to(device))
-    offered = [k for k in subject.proof.offered() if 0 < k < len(tape)]
     registers, done = tape.begin(batch.to(device)), 0
-    for k in offered[:: -(-len(offered) // _AGREEMENT_CUTS) or 1]:
+    for k in judged_cuts(subject.proof):
         tape.run(registers, done, k)
         live, done = tape.alive(registers, k), k
-        for codec in codecs:
-            if codec.lossy:
-                yield codec, k, tape.tail(k, _decode(_encode(live, codec), device))
+        for codec in lossy:
+            yield codec, k, tape.tail(k, _decode(_encode(live, codec), device))
 
 
 # -------------------------------------------------------------------------------------- memory

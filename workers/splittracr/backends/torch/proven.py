@@ -58,7 +58,10 @@ def in_memory(method: Callable[Concatenate[N, P], T]) -> Callable[Concatenate[N,
 
 @dataclass(frozen=True)
 class ProvenNetwork:
-    """A proven network on a device: the `Backend` of torch."""
+    """A proven network on a device: the `Backend` of torch.
+
+    It stays one class because that protocol asks for all these methods, most of them short.
+    """
 
     network: Network
     tape: Tape
@@ -275,14 +278,14 @@ def _advice(network: Network, sample: Sample, made: Tensor) -> str:
     """How to make a sample fit, as the end of a sentence."""
     if sample.picture is not None:
         return "; spec.dataset.transform makes such tensors of pictures"
-    ways = []
+    hints = []
     if network.pictures:
-        ways.append("return a PIL picture or an array [H, W, 3] of uint8 to have it resized")
+        hints.append("return a PIL picture or an array [H, W, 3] of uint8 to have it resized")
     dtype = str(made.dtype).removeprefix("torch.")
     if dtype in list(InputType) and made.dim() == len(network.shape):
         shape = ", ".join(map(str, made.shape))
-        ways.append(f"declare spec.model.input: {{shape: [{shape}], dtype: {dtype}}}")
-    return f"; {', or '.join(ways)}" if ways else ""
+        hints.append(f"declare spec.model.input: {{shape: [{shape}], dtype: {dtype}}}")
+    return f"; {', or '.join(hints)}" if hints else ""
 
 
 def _finite(value: Any) -> bool:

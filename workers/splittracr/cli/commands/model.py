@@ -1,7 +1,7 @@
 """Commands about models: what there is, where it can be cut, and where a cut pays."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,9 @@ from splittracr.cli import inputs, options, output
 from splittracr.cli.options import Args, Base, File, Goal, Per, Set, Weights
 from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput, naming
+
+if TYPE_CHECKING:  # takes time to import
+    from splittracr.experiment.spec import ExperimentSpec
 
 
 def models(
@@ -98,25 +101,14 @@ def profile(
     """
     if out is None and per is None:
         raise InvalidInput("--out", None, "a file for the profile, or --per layer for a table")
+    if runtime is Runtime.ONNX_RUNTIME and per is not None:
+        expected = f"nothing with --runtime {runtime}, whose sessions merge operations"
+        raise InvalidInput("--per", per.value, expected)
     from splittracr.cli import profiles
     from splittracr.data import importing
 
     importing.look_in(Path.cwd())
-    given = {
-        "model.name": ("MODEL", model),
-        "model.weights": ("--weights", weights),
-        "edge.device": ("--device", device),
-        "edge.runtime": ("--runtime", runtime),
-        "edge.threads": ("--threads", threads),
-    }
-    if runtime is Runtime.ONNX_RUNTIME and per is not None:
-        expected = f"nothing with --runtime {runtime}, whose sessions merge operations"
-        raise InvalidInput("--per", per.value, expected)
-    spec = profiles.study_of(
-        {"name": inputs.network(model), "weights": weights, "args": args or {}},
-        {"device": device, "threads": threads, "runtime": runtime},
-        given,
-    )
+    spec = _profiled(model, weights, args or {}, device, threads, runtime)
     with inputs.runtime_option():
         made, operations = profiles.measure(spec, Path.cwd(), frames, agreement=agreement)
     if per is not None:
@@ -133,6 +125,30 @@ def profile(
         f"{len(made.cuts)} cuts{wrote}",
         highlight=False,
         soft_wrap=True,
+    )
+
+
+def _profiled(
+    model: str,
+    weights: str,
+    args: dict[str, object],
+    device: str,
+    threads: int,
+    runtime: Runtime,
+) -> "ExperimentSpec":
+    """The study that `profile` measures; errors name its options."""
+    from splittracr.cli import profiles
+
+    return profiles.study_of(
+        {"name": inputs.network(model), "weights": weights, "args": args},
+        {"device": device, "threads": threads, "runtime": runtime},
+        {
+            "model.name": ("MODEL", model),
+            "model.weights": ("--weights", weights),
+            "edge.device": ("--device", device),
+            "edge.runtime": ("--runtime", runtime),
+            "edge.threads": ("--threads", threads),
+        },
     )
 
 

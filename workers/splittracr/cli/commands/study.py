@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +23,12 @@ from splittracr.cli.options import (
 )
 from splittracr.experiment.contracts import LOGS, SENSOR_PORT, edge_name
 from splittracr.experiment.errors import InvalidInput
+
+if TYPE_CHECKING:  # they take time to import
+    from splittracr.edge.dial import Endpoint
+    from splittracr.edge.reporting import Surroundings
+    from splittracr.experiment.spec import SplitExperiment
+    from splittracr.security import TlsFiles
 
 
 def run(
@@ -169,9 +175,7 @@ def edge(
     from splittracr.experiment.joining import is_invitation
 
     if is_invitation(study):
-        for option, given in (("--server", server), ("--resume", resume or None)):
-            if given is not None:
-                raise InvalidInput(option, given, "nothing: the address STUDY contains it")
+        _refuse_beside_address({"--server": server, "--resume": resume or None})
         return _join(study, out, base, set_, weights, verbose=verbose)
     if out is None:
         raise InvalidInput("--out", None, "a folder for the results, as STUDY is a manifest")
@@ -181,7 +185,6 @@ def edge(
     runtime = inputs.edge_runtime(experiment)
     from splittracr import process, security
     from splittracr.edge import main
-    from splittracr.edge.dial import Endpoint
     from splittracr.edge.reporting import surroundings
     from splittracr.results import journal
 
@@ -191,11 +194,7 @@ def edge(
     endpoint = None
     if server is not None:
         files = security.TlsFiles.named(tls, security.EDGE, tls_cert, tls_key, tls_ca)
-        wanted = experiment.spec.transport.security
-        context = inputs.with_clock(lambda: security.edge_tls(wanted, files, server), experiment)
-        # In a cluster, Kubernetes replaces servers and their certificates.
-        changes = around.termination is not None or around.reports is not None
-        endpoint = Endpoint(server, inputs.token(tls), context, changes=changes)
+        endpoint = _endpoint(server, experiment, files, inputs.token(tls), around)
     return process.run_worker(
         "edge",
         lambda stop: main.study(experiment, runtime, folder, results, endpoint, stop, around),
@@ -205,6 +204,31 @@ def edge(
         if around.termination or with_parent
         else process.LogFile(results / LOGS / f"{name}.log", results / journal.FILE),
     )
+
+
+def _endpoint(
+    url: str,
+    experiment: "SplitExperiment",
+    files: "TlsFiles | None",
+    token: str | None,
+    around: "Surroundings",
+) -> "Endpoint":
+    """The server at `url`, as an edge connects to it."""
+    from splittracr import security
+    from splittracr.edge.dial import Endpoint
+
+    wanted = experiment.spec.transport.security
+    context = inputs.with_clock(lambda: security.edge_tls(wanted, files, url), experiment)
+    # In a cluster, Kubernetes replaces servers and their certificates.
+    changes = around.termination is not None or around.reports is not None
+    return Endpoint(url, token, context, changes=changes)
+
+
+def _refuse_beside_address(given: dict[str, object]) -> None:
+    """Raise InvalidInput for an option that the address of a study contains."""
+    for option, value in given.items():
+        if value is not None:
+            raise InvalidInput(option, value, "nothing: the address STUDY contains it")
 
 
 def _join(

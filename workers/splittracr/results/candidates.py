@@ -1,4 +1,4 @@
-"""The candidates that a study has measured, by cut and codec, as options of its report."""
+"""The candidates that a study has measured, by cut and codec, for its report."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from splittracr.results.summary import CutFigures, Summary
 _AROUND = ("load", "prepare", "edge_wait", "finish")  # stages that every candidate has
 
 
-class Way(StrEnum):
+class CandidateKind(StrEnum):
     """The kinds of candidates."""
 
     EDGE = "edge only"
@@ -37,14 +37,14 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Option:
+class Candidate:
     """A candidate with its figures, which are None if they are not known.
 
     `latency_ms` is a mean. `bytes` go to the server. `kept` is the share of the uncut,
     uncoded model's accuracy, or the agreement with it. `joules` are those of a sample on the edge.
     """
 
-    way: Way
+    kind: CandidateKind
     family: str
     title: str
     latency_ms: Figure | None
@@ -61,8 +61,8 @@ Key = tuple[int, str]
 """Index of the cut and name of the codec; that of the edge alone is empty."""
 
 
-class Ways:
-    """The options that a study measured, and the figures that predictions of others start from.
+class Measurements:
+    """The candidates that a study measured, and the figures that predictions of others start from.
 
     `large` are the cuts of the large model, `last` is the index of the cut `output`. `points` are
     those of `splittracr rate`.
@@ -97,7 +97,7 @@ class Ways:
         """Whether the study ran in mode Cascade."""
         return self.spec.partition.mode is Mode.CASCADE
 
-    def measured(self) -> Iterator[tuple[Key, Option]]:
+    def measured(self) -> Iterator[tuple[Key, Candidate]]:
         """The cuts that were measured with one codec. A cascade's cuts are no candidates."""
         cascades = self.spec.partition.cascade is not None
         for cut in self._cuts:
@@ -109,25 +109,27 @@ class Ways:
             yield (
                 key,
                 replace(
-                    self.option(key),
+                    self.candidate(key),
                     latency_ms=Figure(cut.total_ms.mean, measured=True),
                     bytes=None if sent is None else Figure(sent, measured=True),
                     joules=_joules(cut),
                 ),
             )
 
-    def option(self, key: Key) -> Option:
-        """An option without latency, bytes and energy."""
+    def candidate(self, key: Key) -> Candidate:
+        """A candidate without latency, bytes and energy."""
         index, codec = key
         kept = self.share(key)
         figure = None if kept is None else Figure(kept, measured=True)
         if index == self.last:
-            return Option(Way.EDGE, "", EDGE_ONLY, None, None, figure, None)
+            return Candidate(CandidateKind.EDGE, "", EDGE_ONLY, None, None, figure, None)
         if index > 0:
             title = f"cut at {self.by_index[index].name} as {codec}"
-            return Option(Way.CUT, "", title, None, None, figure, None)
+            return Candidate(CandidateKind.CUT, "", title, None, None, figure, None)
         family = _family(self._codec(key))
-        return Option(Way.WHOLE, family, f"whole input as {codec}", None, None, figure, None)
+        return Candidate(
+            CandidateKind.WHOLE, family, f"whole input as {codec}", None, None, figure, None
+        )
 
     @property
     def pictures(self) -> bool:
@@ -158,7 +160,7 @@ class Ways:
         ]
         return sum(found) / len(found) if found else 0.0
 
-    def ran(self) -> Option | None:
+    def ran(self) -> Candidate | None:
         """The cascade of this study: its cuts together, weighted by their samples.
 
         None if the study ran in another mode.
@@ -181,8 +183,8 @@ class Ways:
         if len(known) == len(joules):
             value = sum(n * one.value for n, one in known) / total
             energy = Figure(value, measured=all(one.measured for _, one in known))
-        return Option(
-            Way.CASCADE,
+        return Candidate(
+            CandidateKind.CASCADE,
             "",
             cascade_title("" if cascade.model is None else cascade.model.name, small),
             Figure(latency, measured=True),

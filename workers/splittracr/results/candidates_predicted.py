@@ -1,4 +1,4 @@
-"""The candidates that the planner predicts for a study, as options of its report.
+"""The candidates that the planner predicts for a study, for its report.
 
 It predicts from the times of operations that the study has measured, from its link, and from the
 files of `splittracr rate` and `splittracr calibrate` in its folder.
@@ -17,34 +17,41 @@ from splittracr.experiment.types import Tier
 from splittracr.planning.cascade import Cascade, ordered_exits
 from splittracr.planning.cost import EDGE_ONLY, Candidates, Power, power
 from splittracr.planning.estimate import Beliefs, LinkEstimate
+from splittracr.results.candidates import (
+    Candidate,
+    CandidateKind,
+    Figure,
+    Key,
+    Measurements,
+    cascade_title,
+)
 from splittracr.results.environment import Environment
 from splittracr.results.rate import RatePoint
 from splittracr.results.summary import CutFigures, Summary
-from splittracr.results.ways import Figure, Key, Option, Way, Ways, cascade_title
 
 _MIN_RANGE = 2.0  # largest over smallest message from which a rate of the link can be fitted
 
 
 class Predictions:
-    """The options of a study that the planner predicts. `ways` are those that it measured."""
+    """The candidates of a study that the planner predicts, from `measured` ones."""
 
-    def __init__(self, ways: Ways) -> None:
-        self._ways, self._large, self._last = ways, ways.large, ways.last
-        self._slowdown = ways.spec.edge.slowdown_percent / 100
-        self._power: Power | None = power(ways.spec.declared_power, None)
+    def __init__(self, measured: Measurements) -> None:
+        self._measured, self._large, self._last = measured, measured.large, measured.last
+        self._slowdown = measured.spec.edge.slowdown_percent / 100
+        self._power: Power | None = power(measured.spec.declared_power, None)
 
-    def predicted(self, beliefs: Beliefs | None) -> Iterator[tuple[Key, Option]]:
+    def predicted(self, beliefs: Beliefs | None) -> Iterator[tuple[Key, Candidate]]:
         """The points of `rate` and the edge alone, by the planner."""
         heads, tails = self._times(Role.EDGE), self._times(Role.SERVER)
-        if heads is None or self._ways.spec.workload.batch_size > 1:
+        if heads is None or self._measured.spec.workload.batch_size > 1:
             return
         points = []
         if tails is not None and beliefs is not None:
-            points = [one for one in self._ways.points.items() if one[1].encode_ms is not None]
+            points = [one for one in self._measured.points.items() if one[1].encode_ms is not None]
         link = beliefs or Beliefs.of_link(1.0, 0.0)  # the edge alone does not use it
         found = self._candidates([point for _, point in points], heads, tails or heads)
         link = self._with_factors(link, heads, tails or heads)
-        around = self._ways.around_ms()
+        around = self._measured.around_ms()
         latency = found.latency_ms(link) + around
         energy = None if self._power is None else self._power.millijoules(found, link)
         for i, key in enumerate([*(key for key, _ in points), (self._last, "")]):
@@ -54,7 +61,7 @@ class Predictions:
             yield (
                 key,
                 replace(
-                    self._ways.option(key),
+                    self._measured.candidate(key),
                     latency_ms=Figure(float(latency[i]), measured=False),
                     bytes=Figure(float(found.bytes_up[i]), measured=True),
                     joules=joules,
@@ -84,7 +91,7 @@ class Predictions:
 
     def _times(self, role: Role) -> list[float] | None:
         """The time of all operations before each cut at one end; None if it was not measured."""
-        ends = [one for one in self._ways.environment.operation_times if one.role == role]
+        ends = [one for one in self._measured.environment.operation_times if one.role == role]
         if not ends or len(ends[0].operations) != self._last:
             return None
         return list(accumulate((one.mean_ms for one in ends[0].operations), initial=0.0))
@@ -101,10 +108,10 @@ class Predictions:
         tail = served[-1] - np.array(served)[cut] + decode + reduce_ms
         tail[-1] = 0.0
         encode = np.array([*(one.encode_ms or 0.0 for one in points), 0.0]) * self._slowdown
-        kept = np.array([*(self._ways.kept[one.cut_index, one.codec] for one in points), 1.0])
+        kept = np.array([*(self._measured.kept[one.cut_index, one.codec] for one in points), 1.0])
         down = [one.bytes_down for one in self._large if one.bytes_down]
         return Candidates(
-            names=tuple(self._ways.by_index[int(k)].name for k in cut),
+            names=tuple(self._measured.by_index[int(k)].name for k in cut),
             codecs=(*(one.codec for one in points), EDGE_ONLY),
             cut=cut.astype(np.int64),
             bytes_up=np.array([*(one.bytes for one in points), 0.0]),
@@ -117,15 +124,15 @@ class Predictions:
             agreement=kept,
             accuracy=kept,
             bytes_down=sum(down) / len(down) if down else 0.0,
-            pictures=self._ways.pictures,
+            pictures=self._measured.pictures,
         )
 
-    def calibrated(self, made: Calibration, others: Mapping[Key, Option]) -> Option | None:
+    def calibrated(self, made: Calibration, others: Mapping[Key, Candidate]) -> Candidate | None:
         """The small model or the exits first, then the calibrated cut for the samples that go on.
 
         None if a time that it needs is not known.
         """
-        index = self._ways.named.get(made.cut)
+        index = self._measured.named.get(made.cut)
         rest = None if index is None else others.get((index, made.codec))
         heads = self._times(Role.EDGE)
         first_ms = made.small_ms if made.exits is None else self._exits_ms(made, heads, index)
@@ -133,7 +140,7 @@ class Predictions:
             return None
         factor = 1.0 if heads is None else _edge_factor(self._large, heads, self._slowdown)
         first_ms *= self._slowdown * factor
-        unsure, around = 1 - made.sure / made.pictures, self._ways.around_ms()
+        unsure, around = 1 - made.sure / made.pictures, self._measured.around_ms()
         latency = around + first_ms + unsure * (rest.latency_ms.value - around)
         joules = None
         if rest.joules is not None and self._power is not None:
@@ -146,8 +153,8 @@ class Predictions:
         if rest.kept is not None:
             same = (made.sure - made.disagreeing) / made.pictures
             kept = Figure(same + unsure * rest.kept.value, measured=True)
-        return Option(
-            Way.CASCADE,
+        return Candidate(
+            CandidateKind.CASCADE,
             "",
             cascade_title("" if made.exits else made.small, 1 - unsure),
             Figure(latency, measured=False),
@@ -164,7 +171,7 @@ class Predictions:
         Before the whole input is sent, the head runs up to the last exit. None if a time is not
         known.
         """
-        named, counts, own = self._ways.named, made.exits or {}, made.exit_ms
+        named, counts, own = self._measured.named, made.exits or {}, made.exit_ms
         if own is None or heads is None or index is None or not counts.keys() <= named.keys():
             return None
         exits = ordered_exits(counts, own, named, heads)
