@@ -17,6 +17,8 @@ Patch = dict[str, Any]
 """A merge patch of a status."""
 
 DEGRADED, PODS_STAY, DRIFTED = "Degraded", "PodsNotReplaced", "CascadeDrifted"
+RECALIBRATED = "CascadeRecalibrated"
+"""Reason of an event; the condition Degraded has ended."""
 
 CONDITIONS: Mapping[str, Mapping[Stage, Truth]] = {
     "Ready": dict.fromkeys((Stage.RUNNING, Stage.SUCCEEDED, Stage.SUSPENDED), "True"),
@@ -147,16 +149,40 @@ def pods_stay(kinds: Sequence[str]) -> str:
 def drifted(reports: Mapping[str, WorkerReport]) -> str | None:
     """Message about the edges whose audits refute the promise of their cascade; None without any.
 
-    It has no counts: they change with each report, and metrics have them.
+    It has no counts of audits: they change with each report, and metrics have them.
     """
-    edges = sorted(edge for edge, one in reports.items() if one.cascade and one.cascade.drifted)
+    found = {edge: one.cascade for edge, one in sorted(reports.items()) if one.cascade}
+    edges = {edge: cascade for edge, cascade in found.items() if cascade.drifted}
     if not edges:
         return None
+    judging = [
+        f"{edge} judges pictures for a new threshold, {_progress(one.judged, one.pictures)}"
+        for edge, one in edges.items()
+        if one.pictures is not None
+    ]
+    what = "calibrate again with current pictures"
+    if judging:
+        what = f"the large model answers there. {'; '.join(judging)}"
     return (
         f"Audits at {', '.join(edges)} show that more of the answers there disagree with the "
-        "large model than spec.partition.cascade.maxDisagreementPerMillion promises: calibrate "
-        "again with current pictures."
+        f"large model than spec.partition.cascade.maxDisagreementPerMillion promises: {what}."
     )
+
+
+def _progress(judged: int, pictures: int) -> str:
+    """Such as `40 of 400`, in tenths: each change of a message is written at once."""
+    tenth = max(1, pictures // 10)
+    return f"{judged - judged % tenth:,} of {pictures:,}"
+
+
+def recalibrated(reports: Mapping[str, WorkerReport]) -> str | None:
+    """Message about the edges that have a new threshold; None without any."""
+    new = [
+        f"{edge} from {one.cascade.threshold_per_million:,} millionths on"
+        for edge, one in sorted(reports.items())
+        if one.cascade and one.cascade.recalibrations and one.cascade.threshold_per_million
+    ]
+    return f"The cascade answers again with a new threshold: {', '.join(new)}." if new else None
 
 
 def as_patch(made: ExperimentStatus) -> Patch:

@@ -468,13 +468,19 @@ def _stage_events(case: Case) -> list[Manifest]:
 
 
 def _drift_events(case: Case) -> list[Manifest]:
-    """An event if the audits of a cascade now refute its promise."""
+    """An event if the audits of a cascade now refute its promise, or a new threshold keeps it."""
     before, now = _degradation(case.study.status), _degradation(case.status)
-    if now is None or now.reason != conditions.DRIFTED:
+    was, is_drifted = (
+        one is not None and one.reason == conditions.DRIFTED for one in (before, now)
+    )
+    if was == is_drifted or now is None:
         return []
-    if before is not None and before.reason == now.reason:
+    if is_drifted:
+        return [event(case.study, now.reason, now.message, warning=True, now=case.now)]
+    message = conditions.recalibrated(case.state.reports.latest)
+    if message is None:
         return []
-    return [event(case.study, now.reason, now.message, warning=True, now=case.now)]
+    return [event(case.study, conditions.RECALIBRATED, message, warning=False, now=case.now)]
 
 
 def _degradation(status: ExperimentStatus) -> Condition | None:

@@ -23,6 +23,12 @@ class Exiting(Net):
         super().__init__()
         self.early = nn.Linear(16, 4)
 """
+SLOW = f"import time\n{TINY}".replace(
+    "        return Sample", "        time.sleep(0.005)\n        return Sample"
+)
+"""The same pace for samples one at a time."""
+OPEN: dict[str, object] = {"mode": "Open", "framesPerMinute": 12_000}
+"""A pace that leaves time to kill something in the middle on any machine."""
 PLAIN = ("--set", "spec.transport.security=Plain")
 
 
@@ -32,9 +38,12 @@ def study(
     samples: int = SAMPLES,
     seed: int = 1,
     mode: str = "Cascade",
+    arrival: dict[str, object] = OPEN,
     *,
     exits: bool = False,
+    **more: object,
 ) -> str:
+    """A manifest; keyword arguments are keys of `cascade`."""
     (folder / "tiny.py").write_text(TINY + EXIT)
     first: dict[str, object] = {"exits": "Declared"} if exits else {"model": {**NET, "seed": seed}}
     cascade = {
@@ -42,6 +51,7 @@ def study(
         "statistic": "Margin",
         "thresholdPerMillion": threshold,
         "auditPercent": 50,
+        **more,
     }
     sections = {
         "model": EXITING if exits else NET,
@@ -49,11 +59,7 @@ def study(
         "partition": {"mode": mode, "cascade": cascade} | ({"cut": 1} if mode == "Cascade" else {}),
         "postprocess": {"name": "classification"},
         "results": {"pictures": 0},
-        # A pace that leaves time to kill something in the middle on any machine.
-        "workload": {
-            "samples": samples,
-            "arrival": {"mode": "Open", "framesPerMinute": 12_000},
-        },
+        "workload": {"samples": samples, "arrival": arrival},
     }
     return str(manifest(folder, sections))
 
@@ -103,6 +109,31 @@ def test_kills_lose_and_double_nothing_in_mode_adaptive(exits: bool, tmp_path: P
     assert len(found) == SAMPLES
     assert {network for network, *_ in found.values()} <= {"exit" if exits else "small", "large"}
     assert any(sureness is not None for _, sureness, *_ in found.values())
+
+
+@pytest.mark.timeout(300)
+def test_kills_change_no_answer_of_a_cascade_that_recalibrates(tmp_path: Path) -> None:
+    # All samples are sure, and many disagree. One at a time, so that the order is the same.
+    file = study(
+        tmp_path,
+        1,
+        arrival={"mode": "Closed", "inFlight": 1},
+        maxDisagreementPerMillion=200_000,
+        recalibrate=200,
+    )
+    (tmp_path / "tiny.py").write_text(SLOW)
+    whole = splittracr("run", file, "--out", "whole", cwd=tmp_path)
+    assert whole.code == 0, whole.err
+    expected = records(tmp_path / "whole")
+    judged = [record.sample for record in expected if record.judged is not None]
+    assert len(judged) >= 200
+    assert judged[0] < 100  # before the first kill
+    killed_twice(tmp_path, file)
+    found = records(tmp_path / "killed")
+    assert [(one.threshold, one.judged) for one in found] == [
+        (one.threshold, one.judged) for one in expected
+    ]
+    assert answers(tmp_path / "killed") == answers(tmp_path / "whole")
 
 
 def killed_twice(tmp_path: Path, file: str) -> None:

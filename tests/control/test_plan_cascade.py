@@ -38,6 +38,35 @@ def test_a_drift_degrades_the_study_until_audits_agree_again() -> None:
     assert degradation(settled(again)) == ("False", "AsSpecified")
 
 
+def judging(judged: int, pictures: int | None = 400) -> CascadeReport:
+    """The report of an edge that judges pictures for a new threshold."""
+    return CascadeReport(
+        audited=20, disagreeing=9, drifted=True, threshold_per_million=100_000, judged=judged,
+        pictures=pictures,
+    )  # fmt: skip
+
+
+def test_a_drift_ends_with_a_new_threshold() -> None:
+    current, steps = settle(with_report(settled(running()), cascade=judging(0)))
+    assert steps == ["status Running", "event CascadeDrifted"]
+    for judged, shown in ((39, 0), (40, 40), (399, 360)):
+        current, steps = settle(with_report(current, done=judged, cascade=judging(judged)))
+        assert "event CascadeDrifted" not in steps
+        (found,) = (c for c in current.study.status.conditions if c.type == conditions.DEGRADED)
+        assert found.message.endswith(
+            "promises: the large model answers there. edge-0 judges pictures for a new threshold, "
+            f"{shown} of 400."
+        )
+    new = CascadeReport(audited=0, disagreeing=0, threshold_per_million=930_000, recalibrations=1)
+    current, steps = settle(with_report(current, done=500, cascade=new))
+    assert degradation(current) == ("False", "AsSpecified")
+    assert "event CascadeRecalibrated" in steps
+    assert "event CascadeRecalibrated" not in settle(with_report(current, done=501, cascade=new))[1]
+    assert conditions.recalibrated(current.reports.latest) == (
+        "The cascade answers again with a new threshold: edge-0 from 930,000 millionths on."
+    )
+
+
 def test_a_drift_lasts_until_an_edge_reports_audits_again() -> None:
     current = settled(drifting(drifted=True))
     starting = with_report(current, phase=Phase.STARTING, done=0, total=None)

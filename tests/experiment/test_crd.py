@@ -144,6 +144,29 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
         ),
         *(
             (
+                {"partition": {"mode": "Cascade", "cut": 1, "cascade": CASCADE | keys}},
+                f"{words} (",
+            )
+            for words, keys in (
+                (
+                    "recalibrate goes with maxDisagreementPerMillion, the promise, and audits of "
+                    "it",
+                    {"recalibrate": 400},
+                ),
+                (
+                    "recalibrate goes with maxDisagreementPerMillion, the promise, and audits of "
+                    "it",
+                    {"recalibrate": 400, "maxDisagreementPerMillion": 50_000, "auditPercent": 0},
+                ),
+                (
+                    "recalibrate is at least 5,000,000 / maxDisagreementPerMillion: fewer pictures "
+                    "prove no such promise",
+                    {"recalibrate": 99, "maxDisagreementPerMillion": 50_000},
+                ),
+            )
+        ),
+        *(
+            (
                 {"partition": {"mode": "Cascade", "cut": 1, "cascade": AT_EXITS | one}},
                 "exits rank classes: their statistic is one of Margin, Probability, Entropy",
             )

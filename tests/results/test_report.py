@@ -226,6 +226,42 @@ def test_the_report_of_a_cascade_says_what_audits_have_found(
     assert words in page.text.replace("\u00a0", " ")
 
 
+@pytest.mark.parametrize(
+    ("judged", "words"),
+    [
+        (0, "The first refutation was at edge-0; calibrate on pictures like these. After sample 3 "
+         "of edge-0: audits refute the promise of threshold 0.1."),
+        (100, "The first refutation was at edge-0. After sample 3 of edge-0: audits refute the "
+         "promise of threshold 0.1. After sample 104 of edge-0: recalibrated on 100 pictures: "
+         "threshold 0.1 -> 0.93."),
+    ],
+)  # fmt: skip
+def test_the_report_says_when_a_cascade_was_recalibrated(
+    judged: int, words: str, tmp_path: Path
+) -> None:
+    cascade = {
+        "model": {"name": "tiny"}, "statistic": "Margin", "thresholdPerMillion": 100_000,
+        "maxDisagreementPerMillion": 50_000, "recalibrate": 100,
+    }  # fmt: skip
+    spec = {
+        "model": {"name": "resnet18"},
+        "partition": {"mode": "Cascade", "cut": "input", "cascade": cascade},
+    }
+    manifest = synthetic.environment(CUTS).manifest.model_copy(
+        update={"spec": ExperimentSpec.model_validate(spec)}
+    )
+    small = [
+        synthetic.record(CUTS[-1], sample, network="small", audit=audit, threshold=100_000)
+        for sample, audit in enumerate(["agrees", *["disagrees"] * 4])
+    ]
+    large = [
+        synthetic.record(CUTS[0], sample, network="large", judged=((930_000, True),))
+        for sample in range(5, 5 + judged)
+    ]
+    page = report(tmp_path, [*small, *large], manifest=manifest)
+    assert words in page.text.replace("\u00a0", " ")
+
+
 def test_batches_are_shown_as_samples_and_frames(tmp_path: Path) -> None:
     records = synthetic.batched(CUTS, 6, 4)
     synthetic.write_study(tmp_path, records, synthetic.environment(CUTS, batch_size=4))

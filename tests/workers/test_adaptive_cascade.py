@@ -270,14 +270,18 @@ def test_records_of_an_earlier_start_are_learnt_from() -> None:
     earlier = [template(600_000), template(500_000), template(400_000), template(None)]
     model = small_model(joined(wanted, OTHER), wanted, Tensors(), earlier)
     assert model.sure == pytest.approx(3 / 5, rel=0.01)
+    recalibrated = [template(400_000, 300_000), template(600_000, 700_000)]
+    model = small_model(joined(wanted, OTHER), wanted, Tensors(), recalibrated)
+    assert model.sure == pytest.approx(2 / 4, rel=0.01)
 
 
-def recorded(done: Finished) -> Callable[[int | None], Record]:
-    """Makes a record with a sureness."""
+def recorded(done: Finished) -> Callable[..., Record]:
+    """Makes a record with a sureness, and the threshold of that sample if it is known."""
 
-    def made(sureness: int | None) -> Record:
+    def made(sureness: int | None, threshold: int | None = None) -> Record:
         assert done.cascaded is not None
-        changed = replace(done, cascaded=replace(done.cascaded, sureness=sureness))
+        cascaded = replace(done.cascaded, sureness=sureness, threshold=threshold)
+        changed = replace(done, cascaded=cascaded)
         (record,) = recording.records(changed, "u", "edge-0", ["a"], emulated=False)
         return record
 

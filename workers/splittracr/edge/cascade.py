@@ -3,7 +3,8 @@
 Exits of the large model can take the place of the small one (`edge/exits.py`). A frame has one
 sample, which is loaded once and gets one record. Some answers of the edge are audited: after the
 answer the sample goes to the large model, too, and the record waits for its result. In mode
-Adaptive both may also see a sample after the large model has answered it, or not at all.
+Adaptive both may also see a sample after the large model has answered it, or not at all. So they do
+in both modes while pictures are judged for a new threshold (`planning/recalibration.py`).
 """
 
 import logging
@@ -28,6 +29,7 @@ from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit, is_audited
 from splittracr.planning.decision import Decision, SmallRun
+from splittracr.planning.recalibration import Calibrated, calibrated
 from splittracr.planning.schedule import Step
 from splittracr.wire.messages import Identity
 
@@ -52,7 +54,9 @@ class Tried:
 
     `answer` is the prediction if its `sureness` (millionths) is enough, else None. `result` is that
     of the frame. The large model starts from `rest`, after the stages `spent` (ms by stage).
-    Without `rest` the frame failed. `exit_ms` are the times of the exits that ran.
+    Without `rest` the frame failed. `threshold` is the one in force. If the decision is to judge
+    the sample, there is no answer, and `every` has sureness and result of the model, or of each
+    exit. One without a result has sureness 0. `exit_ms` are the times of the exits that ran.
     """
 
     result: Result
@@ -60,6 +64,8 @@ class Tried:
     sureness: int
     rest: Sequence[LoadSample] | Begun | None
     spent: Mapping[str, float]
+    threshold: int
+    every: tuple[tuple[int, Answer | None], ...] = ()
     exit_ms: tuple[float, ...] = ()
 
 
@@ -80,6 +86,9 @@ class First(Protocol):
 
     @property
     def spec(self) -> CascadeSpec: ...
+
+    @property
+    def calibrated(self) -> Calibrated: ...
 
     @property
     def audit(self) -> Audit: ...
@@ -106,7 +115,7 @@ class First(Protocol):
 
 @dataclass(frozen=True)
 class Small:
-    """The small model, how its answers compare with those of the large one, and the audits.
+    """The small model, how its answers compare with those of the large one, and its threshold.
 
     `answers_at` is the cut in records of its answers, the edge alone, and `names` are the class
     names in the large model's predictions.
@@ -115,7 +124,7 @@ class Small:
     backend: Backend
     judge: Judge
     spec: CascadeSpec
-    audit: Audit
+    calibrated: Calibrated
     answers_at: Cut
     names: tuple[str, ...]
 
@@ -129,6 +138,11 @@ class Small:
             raise InvalidInput("spec.partition.cut", cut.name, expected)
 
     @property
+    def audit(self) -> Audit:
+        """The audits of its threshold."""
+        return self.calibrated.audit
+
+    @property
     def identity(self) -> Identity:
         """That of the small model."""
         return self.backend.identity
@@ -137,19 +151,22 @@ class Small:
         self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
     ) -> Tried:
         """Run a sample through the small model."""
-        once = _Once(load)
+        once, threshold = _Once(load), self.calibrated.threshold
         first = await runs.infer([once], Decision(self.backend.proof.last), due)
         waited = first.stages.get("other", 0.0)  # stays a wait of the whole frame
         spent = {"small": first.total_ms - waited}
         mine = first.predictions.get(0)
         sureness = 0 if mine is None else self.judge.sureness(mine.reduced)
-        if mine is None or sureness < self.spec.threshold_per_million:
-            return Tried(first, None, sureness, [once], spent)
+        if mine is not None and decision.small == "judge":
+            every = ((sureness, _answer(mine)),)
+            return Tried(first, None, sureness, [once], spent, threshold, every)
+        if mine is None or sureness < threshold:
+            return Tried(first, None, sureness, [once], spent, threshold)
         answered = replace(
             decision, cut=self.answers_at.index, codec=RAW, deadline_ms=None, hedge_ms=None
         )
         translated = replace(self._translated(first, mine), decision=answered)
-        return Tried(translated, mine, sureness, [once], spent)
+        return Tried(translated, mine, sureness, [once], spent, threshold)
 
     def _translated(self, first: Result, mine: Prediction) -> Result:
         """The small model's result, in classes of the large one."""
@@ -195,16 +212,10 @@ def joined(small: Backend, large: Backend, names: tuple[str, ...], wanted: Casca
         backend=small,
         judge=Judge(wanted.statistic, *rankings, classes, wanted.match_percent / 100),
         spec=wanted,
-        audit=audit(wanted),
+        calibrated=calibrated(wanted),
         answers_at=large.proof.cuts[large.proof.last],
         names=names,
     )
-
-
-def audit(wanted: CascadeSpec) -> Audit:
-    """The audits of a cascade, without any yet."""
-    promised = wanted.max_disagreement_per_million
-    return Audit(None if promised is None else promised / 1e6)
 
 
 class Cascade:
@@ -228,22 +239,33 @@ class Cascade:
 
         Raises what `Inferencer.infer` raises. The frame then has no record.
         """
+        now = self._first.calibrated
+        if now.audit.judging:
+            judged = now.judges(step.trial.number, step.frame, self._seed)
+            decision = replace(decision, small="judge" if judged else None)
+        done = await self._finished(step, load, decision, due)
+        change = None if done.cascaded is None else now.observe(done.cascaded)
+        if change is not None:
+            log.warning("after sample %d of trial %d: %s", step.frame, step.trial.number, change)
+        return done
+
+    async def _finished(
+        self, step: Step, load: LoadSample, decision: Decision, due: float
+    ) -> Finished:
         if decision.small != "first":
             return await self._large_first(step, load, decision, due)
         first = self._first
         tried = await first.answer(self._runs, load, decision, due)
         if tried.rest is None:
             return Finished(step, tried.result, Cascaded("large", 0))
-        run = _run(tried)
         if tried.answer is None:
             result = await self._large.infer(tried.rest, decision, due, before=tried.spent)
-            return Finished(step, result, Cascaded("large", tried.sureness, run=run))
+            return Finished(step, result, _cascaded("large", tried))
         if not is_audited(step.trial.number, step.frame, first.spec.audit_percent, self._seed):
-            return Finished(step, tried.result, Cascaded(first.kind, tried.sureness, run=run))
+            return Finished(step, tried.result, _cascaded(first.kind, tried))
         checked = await self._large.infer(tried.rest, decision)
-        outcome = self._judged(tried.answer, checked)
-        cascaded = Cascaded(first.kind, tried.sureness, outcome, run)
-        return _audited(step, tried.result, checked, cascaded)
+        outcome = self._audit(tried.answer, checked)
+        return _audited(step, tried.result, checked, _cascaded(first.kind, tried, outcome))
 
     async def _large_first(
         self, step: Step, load: LoadSample, decision: Decision, due: float
@@ -251,36 +273,64 @@ class Cascade:
         """Have the large model answer, then perhaps try the small one or exits on the sample."""
         once = _Once(load)
         result = await self._large.infer([once], decision, due)
+        alone = Cascaded("large", judged=() if decision.small == "judge" else None)
         if decision.small is None or result.failures:
-            return Finished(step, result, Cascaded("large"))
+            return Finished(step, result, alone)
         tried = await self._first.answer(self._runs, once, decision, None)
         if tried.rest is None or tried.result.failures:
-            return Finished(step, result, Cascaded("large"))
-        outcome = None if tried.answer is None else self._judged(tried.answer, result)
-        return Finished(step, result, Cascaded("large", tried.sureness, outcome, _run(tried)))
+            return Finished(step, result, alone)
+        outcome = None if tried.answer is None else self._audit(tried.answer, result)
+        cascaded = _cascaded("large", tried, outcome)
+        if decision.small == "judge":
+            cascaded = replace(cascaded, judged=tuple(self._judged(tried, result)))
+        return Finished(step, result, cascaded)
 
-    def _judged(self, mine: Prediction, checked: Result) -> Audited:
-        """Count an audit and return its outcome."""
+    def _audit(self, mine: Prediction, checked: Result) -> Audited:
+        """The outcome of an audit."""
         theirs = checked.predictions.get(0)
         if theirs is None:
             return "failed"
-        both = (Answer(one.reduced, one.described, one.geometry) for one in (mine, theirs))
-        agrees = self._first.judge.compared(*both)
+        agrees = self._first.judge.compared(_answer(mine), _answer(theirs))
         if agrees is None:
             if not self._warned:
                 log.warning("audits fail, expected %s", cascade.describing("the large model"))
             self._warned = True
             return "failed"
-        self._first.audit.add(agrees=agrees)
         return "agrees" if agrees else "disagrees"
+
+    def _judged(self, tried: Tried, result: Result) -> Iterator[tuple[int, bool]]:
+        """Sureness and agreement of the small model, or of each exit.
+
+        Results that cannot be compared do not agree.
+        """
+        theirs = _answer(result.predictions[0])
+        for sureness, mine in tried.every:
+            yield sureness, mine is not None and bool(self._first.judge.compared(mine, theirs))
+
+
+def _answer(one: Prediction) -> Answer:
+    return Answer(one.reduced, one.described, one.geometry)
+
+
+def _cascaded(
+    network: Literal["small", "exit", "large"], tried: Tried, outcome: Audited | None = None
+) -> Cascaded:
+    """What `network` answered after the small model, or the exits, have been `tried`."""
+    return Cascaded(network, tried.sureness, outcome, _run(tried), tried.threshold)
 
 
 def _run(tried: Tried) -> SmallRun:
-    """What the small model or the exits did, without reading and waits."""
+    """What the small model or the exits did, without reading and waits.
+
+    Exits after the first sure one ran only so that the sample is judged.
+    """
+    sure = [sureness >= tried.threshold for sureness, _ in tried.every]
     if tried.exit_ms:
-        return SmallRun.of_exits(tried.exit_ms, sure=tried.answer is not None)
+        needed = sure.index(True) + 1 if any(sure) else len(tried.exit_ms)
+        return SmallRun.of_exits(tried.exit_ms[:needed], sure=tried.sureness >= tried.threshold)
     stages = tried.result.stages
-    return SmallRun(tried.answer is not None, sum(stages.get(one, 0.0) for one in _OWN))
+    own = sum(stages.get(one, 0.0) for one in _OWN)
+    return SmallRun(tried.sureness >= tried.threshold, own)
 
 
 class _Once:

@@ -7,9 +7,9 @@ from typing import ClassVar, Literal
 
 from splittracr.backends import registry
 from splittracr.backends.protocol import Backend, Exits
-from splittracr.data.cascade import ClassMap, Judge
+from splittracr.data.cascade import Answer, ClassMap, Judge
 from splittracr.edge import stages
-from splittracr.edge.cascade import PLACE, Tried, audit
+from splittracr.edge.cascade import PLACE, Tried
 from splittracr.edge.frame import Failed, LoadSample
 from splittracr.edge.infer import Inferencer
 from splittracr.experiment.codec import RAW
@@ -18,16 +18,20 @@ from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision
+from splittracr.planning.recalibration import Calibrated, calibrated
+
+_NEVER = 1_000_001
+"""A threshold that no sureness reaches."""
 
 
 @dataclass(frozen=True)
 class AtExits:
-    """The exits, how their answers compare with those of the large model, and the audits."""
+    """The exits, how their answers compare with those of the large model, and their threshold."""
 
     exits: Exits
     judge: Judge
     spec: CascadeSpec
-    audit: Audit
+    calibrated: Calibrated
 
     kind: ClassVar[Literal["exit"]] = "exit"
     identity: ClassVar[None] = None
@@ -36,6 +40,11 @@ class AtExits:
     def backend(self) -> Backend:
         """The large model, with the post-processor of exits."""
         return self.exits.backend
+
+    @property
+    def audit(self) -> Audit:
+        """The audits of their threshold."""
+        return self.calibrated.audit
 
     @property
     def digest(self) -> str:
@@ -54,21 +63,31 @@ class AtExits:
     async def answer(
         self, runs: Inferencer, load: LoadSample, decision: Decision, due: float | None
     ) -> Tried:
-        """Run a sample up to the first exit that is sure enough, else to the last one."""
-        threshold = self.spec.threshold_per_million
-        stage = partial(stages.at_exit, self.exits, self.judge.sureness, threshold)
+        """Run a sample up to the first exit that is sure enough, else to the last one.
+
+        If it is judged, all exits run.
+        """
+        threshold = self.calibrated.threshold
+        enough = _NEVER if decision.small == "judge" else threshold
+        stage = partial(stages.at_exit, self.exits, self.judge.sureness, enough)
         result, end = await runs.up_to_exit(load, decision, due, stage)
         if isinstance(end, Failed):
-            return Tried(result, None, 0, None, {})
+            return Tried(result, None, 0, None, {}, threshold)
         spent = {stage: ms for stage, ms in result.stages.items() if stage != "other"}
         mine = result.predictions.get(0)
         if mine is None:
-            return Tried(result, None, end.sureness, end.begun, spent, end.exit_ms)
+            seen = end.batch.usable[0].geometry
+            every = tuple(
+                (sure, None if one is None else Answer(one, None, seen)) for sure, one in end.tried
+            )
+            return Tried(
+                result, None, end.sureness, end.begun, spent, threshold, every, end.exit_ms
+            )
         cut = self.backend.proof.cuts[end.begun.cut]
         shown = {0: replace(mine, draws=self.backend.postprocessor)}
         at_cut = replace(decision, cut=cut.index, codec=RAW, deadline_ms=None, hedge_ms=None)
         answered = replace(result, cut=cut, decision=at_cut, predictions=shown)
-        return Tried(answered, mine, end.sureness, end.begun, spent, end.exit_ms)
+        return Tried(answered, mine, end.sureness, end.begun, spent, threshold, exit_ms=end.exit_ms)
 
 
 def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
@@ -79,7 +98,7 @@ def built(spec: ExperimentSpec, large: Backend, base: Path) -> AtExits:
     exits = registry.exit_maker().opened(large, spec, wanted.exits, base)
     rankings = exits.backend.postprocessor.ranking, large.postprocessor.ranking
     judge = Judge(wanted.statistic, *rankings, ClassMap(), least_match=1.0)
-    made = AtExits(exits, judge, wanted, audit(wanted))
+    made = AtExits(exits, judge, wanted, calibrated(wanted))
     reference = spec.partition.static_cut
     if reference is not None:
         made.check_cut(large.cut(reference))

@@ -193,13 +193,19 @@ class Answered:
 class AtExit:
     """A head that has run up to an exit, and the result there, or no prediction if it is not sure.
 
-    `sureness` is the largest of the exits so far, `exit_ms` are their times without the head.
+    `tried` has sureness and result of each exit so far. An exit that failed has sureness 0.
+    `exit_ms` are their times without the head.
     """
 
     begun: Begun
     answered: Answered
-    sureness: int
+    tried: "tuple[tuple[int, Reduced | None], ...]"
     exit_ms: tuple[float, ...]
+
+    @property
+    def sureness(self) -> int:
+        """The largest of the exits."""
+        return max(sureness for sureness, _ in self.tried)
 
     @property
     def batch(self) -> Batch:

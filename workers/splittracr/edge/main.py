@@ -292,10 +292,11 @@ async def _profile(
 def _watch(
     first: First, earlier: Sequence[Record], metrics: EdgeMetrics, reporter: Reporter
 ) -> None:
-    """Continue the audits of a cascade, and show and report them."""
-    first.audit.resume(record.audit for record in earlier)
+    """Continue threshold and audits of a cascade, and show and report them."""
+    first.calibrated.resume(earlier)
     metrics.audits(first.audit, first.kind)
-    reporter.use_audit(first.audit)
+    metrics.recalibrates(first.calibrated)
+    reporter.use_cascade(first.calibrated)
 
 
 async def _built(job: _Job) -> Backend:

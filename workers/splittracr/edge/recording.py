@@ -19,13 +19,15 @@ class Cascaded:
 
     `network` answered. `sureness` (millionths) is that of the small model or the exits, None if
     they did not run. `audit` is the outcome of an audit, None without one. Mode Adaptive learns
-    from `run`.
+    from `run`. `threshold` and `judged` are those of `planning.recalibration.Seen`.
     """
 
     network: Literal["small", "exit", "large"]
     sureness: int | None = None
     audit: Audited | None = None
     run: SmallRun | None = None
+    threshold: int | None = None
+    judged: tuple[tuple[int, bool], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,9 @@ def records(
                 reason=result.decision.reason,
                 network=cascaded.network if cascaded else None,
                 sureness=cascaded.sureness if cascaded else None,
+                threshold=cascaded.threshold if cascaded else None,
                 audit=cascaded.audit if cascaded else None,
+                judged=cascaded.judged if cascaded else None,
                 emulated=emulated,
                 started_at=result.started_at,
                 bytes_up=result.bytes_up,

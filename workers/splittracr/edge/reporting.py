@@ -39,8 +39,8 @@ from splittracr.experiment.report import (
 from splittracr.experiment.settings import LiveSettings
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
-from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision
+from splittracr.planning.recalibration import Calibrated
 from splittracr.security import bears, trusting
 
 log = logging.getLogger(__name__)
@@ -111,7 +111,7 @@ class Reporter:
         self._end: dict[str, object] = {}
         self._results: str | None = None
         self._spent: Callable[[], float | None] = lambda: None
-        self._audit: Audit | None = None
+        self._cascade: Calibrated | None = None
         self._made = (-1.0, WorkerReport(role=Role.EDGE, edge=surroundings.edge))
 
     def add_routes(self, app: web.Application) -> None:
@@ -128,9 +128,9 @@ class Reporter:
         """Report the joules that `spent` returns, None for unknown."""
         self._spent = spent
 
-    def use_audit(self, audit: Audit) -> None:
-        """Report the audits of a cascade."""
-        self._audit = audit
+    def use_cascade(self, calibrated: Calibrated) -> None:
+        """Report the threshold of a cascade and its audits."""
+        self._cascade = calibrated
 
     def add(self, record: Record) -> None:
         """Count a record."""
@@ -177,7 +177,7 @@ class Reporter:
             base = self._tally.report(Phase.RUNNING, time.time())
         mine: dict[str, object] = {"energy_joules": self._spent()}
         mine |= {"generation": self.settings.current.generation, "results": self._results}
-        mine["cascade"] = None if self._audit is None else _audited(self._audit)
+        mine["cascade"] = None if self._cascade is None else _reported(self._cascade)
         return base.model_copy(update={**mine, **self._end})
 
     async def _get(self, _: web.Request) -> web.Response:
@@ -196,12 +196,17 @@ class Reporter:
         return web.json_response({"generation": self.settings.current.generation})
 
 
-def _audited(audit: Audit) -> CascadeReport:
+def _reported(calibrated: Calibrated) -> CascadeReport:
+    audit = calibrated.audit
     return CascadeReport(
         audited=audit.audited,
         disagreeing=audit.disagreeing,
         promised=audit.promised,
         drifted=audit.drifted,
+        threshold_per_million=calibrated.threshold,
+        recalibrations=calibrated.proven,
+        judged=calibrated.judged,
+        pictures=calibrated.pictures,
     )
 
 

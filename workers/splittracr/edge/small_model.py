@@ -113,10 +113,11 @@ def _runs(
 ) -> Iterator[tuple[bool, int | None]]:
     """Whether each run was sure, and which of `cuts` its answer has.
 
-    That is None for a try: its record has the cut of the large model.
+    That is None for a try: its record has the cut of the large model. `threshold` is for records
+    without their own, as earlier versions wrote them.
     """
     for record in earlier:
         if record.sureness is not None and record.outcome == "ok":
             answered = record.network != "large"
             number = cuts.index(record.cut_index) if answered else None
-            yield record.sureness >= threshold, number
+            yield record.sureness >= (record.threshold or threshold), number

@@ -125,7 +125,8 @@ def at_exit(
     The pipeline is that of `exits.backend`, for one sample. An exit that fails is not sure.
     """
     live: Live = []
-    surest, before, exit_ms = 0, 0, list[float]()
+    tried: list[tuple[int, Reduced | None]] = []
+    before, exit_ms = 0, list[float]()
     answered = Answered(loaded.batch, {})
     # Operations may write into the tensor, which is sent as a picture if no exit is sure.
     unchanged = copy.deepcopy(loaded.tensor) if frame.cut.index == 0 else None
@@ -140,7 +141,7 @@ def at_exit(
             reduced = _exit(exits, number, live)
             sure = 0 if reduced is None else sureness(reduced)
         exit_ms.append(frame.watch.stages["exit"] - sum(exit_ms))
-        surest = max(surest, sure)
+        tried.append((sure, reduced))
         if reduced is not None and sure >= threshold:
             answered = _answered(pipeline, frame, loaded.batch, [reduced])
             break
@@ -152,7 +153,7 @@ def at_exit(
             return pipeline.backend.head(cut, unchanged)
         return exits.between(before, live, cut)
 
-    return AtExit(Begun(loaded.batch, before, onward), answered, surest, tuple(exit_ms))
+    return AtExit(Begun(loaded.batch, before, onward), answered, tuple(tried), tuple(exit_ms))
 
 
 def _exit(exits: Exits, number: int, live: Live) -> "Reduced | None":

@@ -295,6 +295,18 @@ EDGE: tuple[Metric, ...] = (
         "1 if that bound is above the promise of the calibration, else 0.",
         absent="Without `partition.cascade` or its `maxDisagreementPerMillion`.",
     ),
+    _gauge(
+        "splittracr_cascade_threshold_ratio",
+        "Sureness from which the small model or an exit answers.",
+        absent=_NO_CASCADE,
+    ),
+    _counter(
+        "splittracr_cascade_recalibrations",
+        "Attempts to choose a new threshold after a drift: `proven`, or `unproven` if the judged "
+        "pictures prove none.",
+        ("outcome",),
+        absent=_NO_CASCADE,
+    ),
 )
 """Of the edge alone."""
 

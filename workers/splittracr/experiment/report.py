@@ -55,7 +55,9 @@ class Decisions(Frozen):
 
 
 class CascadeReport(Frozen):
-    """The last audits of a cascade, and whether they refute the promise of its calibration."""
+    """The last audits of a cascade, whether they refute the promise of its calibration, and the
+    threshold.
+    """
 
     audited: int = Field(
         description="Answers of the small model or of exits in the window of audits."
@@ -65,6 +67,14 @@ class CascadeReport(Frozen):
         default=None, description="The largest share of disagreements that was promised."
     )
     drifted: bool = Field(default=False, description="The audits refute the promise.")
+    threshold_per_million: int | None = Field(
+        default=None, description="Sureness from which answers count, in millionths."
+    )
+    recalibrations: int = Field(default=0, description="New thresholds since the study began.")
+    judged: int = Field(default=0, description="Pictures judged so far for a new threshold.")
+    pictures: int | None = Field(
+        default=None, description="Pictures that this needs; null while none are judged."
+    )
 
 
 class WorkerReport(Frozen):

@@ -149,6 +149,21 @@ class Multiple:
 
 
 @dataclass(frozen=True)
+class Product:
+    """The product of two numbers is at least `least`. Neither is missing."""
+
+    one: str
+    other: str
+    least: int
+
+    def holds(self, model: BaseModel) -> bool:
+        return bool(_value(model, self.one) * _value(model, self.other) >= self.least)
+
+    def cel(self, variable: str = "self") -> str:
+        return f"({variable}.{self.one} * {variable}.{self.other} >= {self.least})"
+
+
+@dataclass(frozen=True)
 class AnyItem:
     """The predicate holds of an item of the list."""
 

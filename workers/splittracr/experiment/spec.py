@@ -41,6 +41,8 @@ from splittracr.experiment.spec_rules import (
     EXITS_RANK,
     HEDGE_COMPUTES_TWICE,
     MODEL_OR_EXITS,
+    RECALIBRATE_CAN_PROVE,
+    RECALIBRATE_NEEDS_AUDITS,
     SMALL_ENDS_BEFORE_OUTPUT,
     WEIGHTS_NEED_WEIGHTED,
 )
@@ -276,7 +278,13 @@ class CascadeSpec(SpecModel):
     `splittracr calibrate` finds the threshold.
     """
 
-    rules = (MODEL_OR_EXITS, CLASSES_NEED_MODEL, EXITS_RANK)
+    rules = (
+        MODEL_OR_EXITS,
+        CLASSES_NEED_MODEL,
+        EXITS_RANK,
+        RECALIBRATE_NEEDS_AUDITS,
+        RECALIBRATE_CAN_PROVE,
+    )
 
     model: ModelSpec | None = Field(
         default=None, description="The small model. Only the edge has it."
@@ -314,6 +322,14 @@ class CascadeSpec(SpecModel):
         le=100,
         description="Share of these answers whose sample goes to the large model all the same, "
         "after the answer. At 0 a drift goes unnoticed.",
+    )
+    recalibrate: int | None = Field(
+        default=None,
+        ge=1,
+        le=20_000,
+        description="Pictures that choose a new threshold after audits have refuted the promise, "
+        "at least 5,000,000 / `maxDisagreementPerMillion`. The large model answers all samples "
+        "until the pictures prove the same promise again. Left out: the threshold stays.",
     )
     match_percent: int = Field(
         default=50,

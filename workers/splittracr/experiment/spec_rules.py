@@ -13,6 +13,7 @@ from splittracr.experiment.rules import (
     Multiple,
     Not,
     Positive,
+    Product,
     Rule,
     Same,
     Some,
@@ -101,6 +102,27 @@ MODEL_OR_EXITS = Rule(
 CLASSES_NEED_MODEL = Rule(
     Either([Has("model"), Not(Has("classes"))]),
     "classes goes with model, and only with it: exits have the classes of the model",
+)
+RECALIBRATE_NEEDS_AUDITS = Rule(
+    Either(
+        [
+            Not(Has("recalibrate")),
+            All([Has("maxDisagreementPerMillion"), Positive("auditPercent")]),
+        ]
+    ),
+    "recalibrate goes with maxDisagreementPerMillion, the promise, and audits of it",
+    ("maxDisagreementPerMillion", "auditPercent"),
+)
+RECALIBRATE_CAN_PROVE = Rule(
+    Either(
+        [
+            Not(All([Has("recalibrate"), Has("maxDisagreementPerMillion")])),
+            Product("recalibrate", "maxDisagreementPerMillion", 5_000_000),
+        ]
+    ),
+    "recalibrate is at least 5,000,000 / maxDisagreementPerMillion: fewer pictures prove no such "
+    "promise",
+    ("recalibrate", "maxDisagreementPerMillion"),
 )
 EXITS_RANK = Rule(
     Either([Not(Has("exits")), Is("statistic", RANKED)]),

@@ -331,12 +331,23 @@ class Record(Versioned):
         description="In a cascade: how sure the small model was, in millionths, or the exit that "
         "answered; if none did, the surest exit. Absent if neither ran.",
     )
+    threshold: int | None = Field(
+        default=None,
+        description="In a cascade: the sureness from which it answered as this sample ran, in "
+        "millionths. Absent if neither ran.",
+    )
     audit: Literal["agrees", "disagrees", "failed"] | None = Field(
         default=None,
         description="Outcome of an audit: whether the large model agrees with the answer of the "
         "small one, or of an exit; `failed` if it had no result. The bytes are those of the audit. "
         "With network `large` it is that of a try of mode Adaptive: the small model or the exits "
         "ran after the answer, so that their figures are learnt.",
+    )
+    judged: tuple[tuple[int, bool], ...] | None = Field(
+        default=None,
+        description="Of a sample that was judged for a new threshold after its answer: sureness of "
+        "the small model, or of each exit in order, and whether it agrees with the large model. "
+        "Empty if one of the models had no result.",
     )
     emulated: bool = Field(description="The edge was slowed down on purpose.")
     started_at: float = Field(

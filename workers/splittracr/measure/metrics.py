@@ -23,6 +23,7 @@ from splittracr.planning.decision import Decision, Fallback, Outcome
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.meter import LinkMeter
 from splittracr.planning.policy import Reason
+from splittracr.planning.recalibration import Calibrated
 
 _DIGITS = 12
 """Of a digest: enough to tell models apart."""
@@ -164,6 +165,15 @@ class EdgeMetrics(Metrics):
         self.exposition.read_one("splittracr_cascade_disagreement_ratio", lambda: audit.bound)
         if audit.promised is not None:
             self.exposition.read_one("splittracr_cascade_drifted", lambda: int(audit.drifted))
+
+    def recalibrates(self, calibrated: Calibrated) -> None:
+        """Show the threshold of a cascade, and how often it was chosen anew, from now on."""
+        made = self.exposition
+        made.read_one("splittracr_cascade_threshold_ratio", lambda: calibrated.threshold / 1e6)
+        made.read(
+            "splittracr_cascade_recalibrations",
+            lambda: {("proven",): calibrated.proven, ("unproven",): calibrated.unproven},
+        )
 
     def decides(self, beliefs: Callable[[], Beliefs]) -> None:
         """Show the link as the decisions of mode Adaptive see it from now on."""

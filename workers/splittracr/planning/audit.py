@@ -6,7 +6,6 @@ only compared with that one.
 
 import random
 from collections import deque
-from collections.abc import Iterable
 
 from splittracr.planning.binomial import distribution, upper_bound
 
@@ -28,22 +27,21 @@ def is_audited(trial: int, sample: int, percent: int, seed: int) -> bool:
 class Audit:
     """The audits of one edge, in the order in which they ended.
 
-    `promised` is the largest share of disagreements, None without a promise.
+    `promised` is the largest share of disagreements, None without a promise. If the cascade
+    `recalibrates`, a new threshold ends a drift, else later audits do.
     """
 
-    def __init__(self, promised: float | None) -> None:
-        self.promised = promised
+    def __init__(self, promised: float | None, *, recalibrates: bool = False) -> None:
+        self.promised, self._recalibrates = promised, recalibrates
         self._agreed: deque[bool] = deque(maxlen=WINDOW)
 
     def add(self, *, agrees: bool) -> None:
         """Count an audit."""
         self._agreed.append(agrees)
 
-    def resume(self, outcomes: Iterable[str | None]) -> None:
-        """Count the audits of records that were made before; others are None."""
-        for outcome in outcomes:
-            if outcome in ("agrees", "disagrees"):
-                self.add(agrees=outcome == "agrees")
+    def clear(self) -> None:
+        """Forget all audits, as those of another threshold."""
+        self._agreed.clear()
 
     @property
     def audited(self) -> int:
@@ -66,3 +64,8 @@ class Audit:
         if not self.disagreeing or self.promised is None:
             return False
         return distribution(self.disagreeing - 1, self.audited, self.promised) >= CONFIDENCE
+
+    @property
+    def judging(self) -> bool:
+        """Whether pictures are judged for a new threshold. Until then the large model answers."""
+        return self._recalibrates and self.drifted

@@ -14,9 +14,9 @@ from splittracr.planning.schedule import Step
 Fallback = Literal["deadline", "hedge", "server-lost"]
 """Why the edge finished a frame that was planned for the server."""
 
-Small = Literal["first", "after"]
+Small = Literal["first", "after", "judge"]
 """When the small model of a cascade, or its exits, run on a sample: before the large model, or
-after its answer, as a try.
+after its answer. That is a try, or the sample is judged with all exits, for a new threshold.
 """
 
 

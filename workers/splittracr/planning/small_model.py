@@ -77,8 +77,11 @@ class Learner(ABC):
     def is_due(self, latency_ms: float, edge_factor: float = 1.0) -> bool:
         """Count a frame without a run; return whether to try one after the answer.
 
-        If answers take longer than `latency_ms`, the latency of the frame, they do not pay.
+        If answers take longer than `latency_ms`, the latency of the frame, they do not pay. None is
+        tried while pictures are judged: these show more.
         """
+        if self._audit.judging:
+            return False
         self._untried += 1
         if self._untried < min(EVERY_DRIFTED if self._audit.drifted else EVERY, self._known):
             return False

@@ -18,8 +18,9 @@ from markupsafe import Markup
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import EDGE
 from splittracr.experiment.energy import MachineLoad
+from splittracr.experiment.spec import CascadeSpec
 from splittracr.experiment.types import STAGES, Cut, Exactness, Record, Tier
-from splittracr.planning.audit import Audit
+from splittracr.planning.recalibration import calibrated
 from splittracr.results import (
     advice_words,
     columns,
@@ -51,6 +52,7 @@ FILE = "report.html"
 """The report's name in a results folder."""
 
 _MAX_ERRORS = 5
+_MAX_CHANGES = 10
 _SLOWEST = 8  # operations of each end that are shown
 _log = logging.getLogger(__name__)
 
@@ -270,15 +272,27 @@ def _audits(environment: Environment, records: Sequence[Record]) -> Iterator[tup
     heading, limit = "Audits.", cascade.max_disagreement_per_million
     if limit is not None:
         text += f" The promise is at most {words.percent(limit / 1e6)}."
-        audits = {one.edge: Audit(limit / 1e6) for one in judged}
-        drifted = []
-        for one in judged:
-            audits[one.edge].add(agrees=one.audit == "agrees")
-            drifted += [one.edge] if audits[one.edge].drifted else []
+        drifted, lasts, changes = _drifts(cascade, records)
         if drifted:
             heading = "Audits refute the promise."
-            text += f" The first refutation was at {drifted[0]}; calibrate on pictures like these."
+            text += f" The first refutation was at {drifted}"
+            text += "; calibrate on pictures like these." if lasts else "."
+            text += "".join(f" {change}" for change in changes[-_MAX_CHANGES:])
     yield heading, text
+
+
+def _drifts(cascade: CascadeSpec, records: Sequence[Record]) -> tuple[str | None, bool, list[str]]:
+    """The edge that drifted first, whether a drift lasts, and what recalibrations have changed."""
+    edges = {one.edge: calibrated(cascade) for one in records}
+    first, changes = None, []
+    for one in records:
+        now = edges[one.edge]
+        change = now.observe(one)
+        first = first or (one.edge if now.audit.drifted else None)
+        if change is not None:
+            changes.append(f"After sample {one.sample:,} of {one.edge}: {change}.")
+    lasts = cascade.recalibrate is None or any(one.audit.drifted for one in edges.values())
+    return first, lasts, changes
 
 
 def _measured(figures: Summary, environment: Environment) -> list[Cut]:

@@ -57,7 +57,9 @@ SCHEMA: dict[str, type[pl.DataType]] = {
     "reason": pl.String,
     "network": pl.String,
     "sureness": pl.Int64,
+    "threshold": pl.Int64,
     "audit": pl.String,
+    "judged": pl.String,
     "emulated": pl.Boolean,
     "started_at": pl.Float64,
     "bytes_up": pl.Int64,
@@ -74,7 +76,7 @@ SCHEMA: dict[str, type[pl.DataType]] = {
 }
 """Columns of `records.parquet` and `records.csv`, in order."""
 
-_AS_JSON = ("prediction", "boxes", "pixels")
+_AS_JSON = ("judged", "prediction", "boxes", "pixels")
 
 _ANSWERED = (pl.col("outcome") == "ok") & answered_by(
     pl.col("finished_on"), pl.col("cut"), pl.col("network").eq_missing(pl.lit(EXIT))
