@@ -75,6 +75,14 @@ def test_a_write_through_a_view_shows_as_an_error_of_the_uncut_network() -> None
     assert error(uncut(tape, batch), made) > TOLERANCE
 
 
+def test_weights_that_no_graph_holds_are_refused_with_their_size() -> None:
+    batch = torch.rand(1, 1024)
+    tape = capture(nn.Sequential(nn.Linear(1024, 1024, bias=False)).eval(), batch)
+    with pytest.raises(SplittracrError) as failed:
+        export(tape, batch, max_bytes=2**20)
+    assert str(failed.value) == "its weights have 4 MiB, a graph of ONNX holds at most 1 MiB"
+
+
 def kinds(values: Sequence[Any]) -> list[object]:
     return [(v.dtype, v.shape) if isinstance(v, Tensor) else type(v) for v in values]
 

@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 
 from splittracr.backends.onnx.graph import Graph, Value
-from splittracr.experiment.errors import FrameFailed
+from splittracr.experiment.errors import FrameFailed, SplittracrError
 from splittracr.splitting.attention import unfused_attention
 from splittracr.splitting.tape import Tape
 
 OPSET = 17
+MAX_BYTES = 2**31
+"""Bytes of weights: protobuf has no larger message."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +111,13 @@ class _AllLive(nn.Module):
         return tuple(copies)
 
 
-def export(tape: Tape, example: Tensor) -> Exported:
+def export(tape: Tape, example: Tensor, max_bytes: int = MAX_BYTES) -> Exported:
     """Export a tape on the processor for batches like `example`.
 
-    If ONNX lacks an operation, the error of the exporter is raised.
+    If ONNX lacks an operation, the error of the exporter is raised. Raises SplittracrError for
+    more than `max_bytes` of weights.
     """
+    _check_weights(tape.module, max_bytes)
     with torch.inference_mode(False), torch.no_grad():
         batch = example.clone()
         alive = _alive(tape, batch.clone())
@@ -144,6 +148,13 @@ def export(tape: Tape, example: Tensor) -> Exported:
         found = [_value(next(names), x) if isinstance(x, Tensor) else x for x in leaves]
         live.append(Live(structure, tuple(found)))
     return Exported(graph, tuple(live))
+
+
+def _check_weights(module: nn.Module, max_bytes: int) -> None:
+    nbytes = sum(tensor.nbytes for tensor in module.state_dict().values())
+    if nbytes > max_bytes:
+        found, limit = (f"{size / 2**20:,.0f} MiB" for size in (nbytes, max_bytes))
+        raise SplittracrError(f"its weights have {found}, a graph of ONNX holds at most {limit}")
 
 
 def _alive(tape: Tape, batch: Tensor) -> list[list[Any]]:

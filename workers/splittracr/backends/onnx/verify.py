@@ -40,7 +40,7 @@ from splittracr.results.files import write_atomically
 from splittracr.splitting.capture import capture
 from splittracr.wire.identity import TOLERANCE
 
-_REASON = 300  # characters
+_REASON = 150  # characters
 _WATCH_SECONDS = 0.02
 
 
