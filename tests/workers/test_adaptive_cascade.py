@@ -14,8 +14,8 @@ from splittracr.backends import measuring
 from splittracr.data.contracts import Sample
 from splittracr.edge import cascade, recording
 from splittracr.edge.infer import Inferencer, Options
+from splittracr.edge.learner import small_model
 from splittracr.edge.recording import Finished
-from splittracr.edge.small_model import small_model
 from splittracr.edge.study import StudyRunner
 from splittracr.experiment.codec import RAW
 from splittracr.experiment.spec import ExperimentSpec
@@ -23,7 +23,7 @@ from splittracr.experiment.types import Record
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.adapt import Adapting, adapting
 from splittracr.planning.cost import Candidates
-from splittracr.planning.decision import Decision, Small
+from splittracr.planning.decision import Decision, When
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.policy import Policy, PolicyOptions
 from splittracr.planning.schedule import Step, Trial, order, trials
@@ -62,7 +62,7 @@ class Counted(Tensors):
         return super().load(index)
 
 
-def frame(small: Small | None, seed: int, dataset: Tensors, threshold: int = 1) -> Finished:
+def frame(small: When | None, seed: int, dataset: Tensors, threshold: int = 1) -> Finished:
     """One frame on the edge alone."""
     wanted = of(thresholdPerMillion=threshold)
     first, large = joined(wanted, seed), proven(wanted, LARGE)
@@ -90,7 +90,7 @@ def test_a_sample_is_answered_by_the_large_model_without_the_small_one() -> None
     done = frame(None, OTHER, dataset)
     assert done.cascaded is not None
     assert (done.cascaded.network, done.cascaded.sureness) == ("large", None)
-    assert (done.cascaded.audit, done.outcome().small) == (None, None)
+    assert (done.cascaded.audit, done.outcome().first) == (None, None)
     assert dataset.loads == 1
 
 
@@ -104,7 +104,7 @@ def test_after_an_answer_the_small_model_runs_on_the_same_sample(seed: int, audi
     assert dataset.loads == 1
     assert done.result.predictions[0].described == alone.result.predictions[0].described
     assert "small" not in done.result.stages  # the answer did not wait for it
-    run = done.outcome().small
+    run = done.outcome().first
     assert run is not None
     assert run.sure
     assert run.ms > 0
@@ -114,7 +114,7 @@ def test_a_small_model_that_is_not_sure_gives_no_audit() -> None:
     done = frame("after", OTHER, Tensors(), threshold=1_000_001)
     assert done.cascaded is not None
     assert (done.cascaded.network, done.cascaded.audit) == ("large", None)
-    run = done.outcome().small
+    run = done.outcome().first
     assert run is not None
     assert not run.sure
 
@@ -122,7 +122,7 @@ def test_a_small_model_that_is_not_sure_gives_no_audit() -> None:
 def test_a_sample_that_cannot_be_loaded_is_not_tried() -> None:
     done = frame("after", OTHER, Tensors(broken=[0]))
     assert done.result.failures == {0: "ValueError: tensor-0 is broken"}
-    assert done.outcome().small is None
+    assert done.outcome().first is None
 
 
 def test_an_answer_has_what_was_decided() -> None:
@@ -139,7 +139,7 @@ class FirstIfItMay(Policy):
     """Puts the small model first, unless audits refute it."""
 
     def decide(self, now: float, beliefs: Beliefs) -> Decision:
-        small: Small | None = None if beliefs.cascade is None else "first"
+        small: When | None = None if beliefs.cascade is None else "first"
         # So late that the small model could always pay.
         return Decision(CUT, predicted_ms=1e6, reason="fixed", small=small)
 
@@ -167,7 +167,7 @@ def run(
             url, _ = await stack.enter_async_context(serving(server))
             link = await stack.enter_async_context(opened(url, large, wanted))
             model = small_model(small, wanted, Tensors(), ())
-            chooser: Adapting = adapting(wanted, measured, measured, [], policy, small=model)
+            chooser: Adapting = adapting(wanted, measured, measured, [], policy, learner=model)
             link.observer = chooser
             worker = StudyRunner(large, wanted, Tensors(), link, metrics, chooser, small)
             stack.callback(worker.close)

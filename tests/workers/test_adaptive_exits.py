@@ -17,8 +17,8 @@ from splittracr.data.contracts import Sample
 from splittracr.edge import exits, recording
 from splittracr.edge.cascade import Cascade
 from splittracr.edge.infer import Inferencer, Options
+from splittracr.edge.learner import learnt_exits
 from splittracr.edge.recording import Finished
-from splittracr.edge.small_model import learnt_exits
 from splittracr.edge.study import StudyRunner
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
@@ -26,11 +26,11 @@ from splittracr.experiment.types import Record
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.adapt import adapting
 from splittracr.planning.cost import Candidates
-from splittracr.planning.decision import Decision, Small
+from splittracr.planning.decision import Decision, When
 from splittracr.planning.estimate import Beliefs
+from splittracr.planning.learner import LearntExits
 from splittracr.planning.policy import Policy, PolicyOptions
 from splittracr.planning.schedule import Step, Trial, order, trials
-from splittracr.planning.small_model import LearntExits
 from splittracr.server.worker import Server
 from tests.edge.local import Counts
 from tests.scrape import scraped
@@ -74,7 +74,7 @@ class Counted(Tensors):
         return super().load(index)
 
 
-def frame(small: Small | None, folder: Path, dataset: Tensors, threshold: int = 1) -> Finished:
+def frame(small: When | None, folder: Path, dataset: Tensors, threshold: int = 1) -> Finished:
     """One frame on the edge alone."""
     wanted = of(thresholdPerMillion=threshold)
     own = proven(wanted)
@@ -103,7 +103,7 @@ def test_exits_that_do_not_run_leave_no_trace(folder: Path) -> None:
     done = frame(None, folder, dataset)
     assert done.cascaded is not None
     assert (done.cascaded.network, done.cascaded.sureness) == ("large", None)
-    assert (done.cascaded.audit, done.outcome().small) == (None, None)
+    assert (done.cascaded.audit, done.outcome().first) == (None, None)
     assert "exit" not in done.result.stages
     assert dataset.loads == 1
 
@@ -111,11 +111,11 @@ def test_exits_that_do_not_run_leave_no_trace(folder: Path) -> None:
 @pytest.mark.parametrize(("threshold", "count"), [(1, 1), (1_000_001, 2)])
 @pytest.mark.parametrize("small", ["first", "after"])
 def test_a_run_has_the_times_of_the_exits(
-    small: Small, threshold: int, count: int, folder: Path
+    small: When, threshold: int, count: int, folder: Path
 ) -> None:
     dataset = Counted()
     done, alone = frame(small, folder, dataset, threshold), frame(None, folder, Tensors())
-    run = done.outcome().small
+    run = done.outcome().first
     assert run is not None
     assert run.sure is (count == 1)
     assert len(run.exit_ms) == count
@@ -142,7 +142,7 @@ class FirstIfItMay(Policy):
     """Puts the exits first, unless audits refute them."""
 
     def decide(self, now: float, beliefs: Beliefs) -> Decision:
-        small: Small | None = None if beliefs.cascade is None else "first"
+        small: When | None = None if beliefs.cascade is None else "first"
         # So late that exits could always pay.
         return Decision(CUT, predicted_ms=1e6, reason="fixed", small=small)
 
@@ -171,7 +171,7 @@ def run(
             url, _ = await stack.enter_async_context(serving(server))
             link = await stack.enter_async_context(opened(url, own, wanted))
             model = learnt_exits(first, wanted, Tensors(), profile, ())
-            chooser = adapting(wanted, profile, profile, [], policy, small=model)
+            chooser = adapting(wanted, profile, profile, [], policy, learner=model)
             link.observer = chooser
             worker = StudyRunner(own, wanted, Tensors(), link, metrics, chooser, first)
             stack.callback(worker.close)

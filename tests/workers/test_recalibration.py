@@ -13,16 +13,15 @@ from splittracr.backends import measuring
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.edge import cascade, exits
 from splittracr.edge.cascade import First
+from splittracr.edge.learner import small_model
 from splittracr.edge.run import Schedule
-from splittracr.edge.small_model import small_model
 from splittracr.edge.study import StudyRunner
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.adapt import adapting
 from splittracr.planning.cost import Candidates
-from splittracr.planning.decision import Chooser, Decision, Scheduled
-from splittracr.planning.decision import Small as When
+from splittracr.planning.decision import Chooser, Decision, Scheduled, When
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.policy import Policy, PolicyOptions
 from splittracr.planning.schedule import order, trials
@@ -108,7 +107,9 @@ def run(wanted: ExperimentSpec, dataset: Shifting, earlier: Sequence[Record] = (
             if isinstance(first, cascade.Small) and wanted.partition.adaptive is not None:
                 model = small_model(first, wanted, dataset, earlier)
                 own: Callable[[Candidates, PolicyOptions], Policy] = FirstIfItMay
-                link.observer = chooser = adapting(wanted, measured, measured, [], own, small=model)
+                link.observer = chooser = adapting(
+                    wanted, measured, measured, [], own, learner=model
+                )
             worker = StudyRunner(large, wanted, dataset, link, metrics, chooser, first)
             stack.callback(worker.close)
             steps, count = order(trials([CUT], 1), len(dataset), 0), len(dataset)

@@ -28,7 +28,7 @@ from splittracr.experiment.errors import FrameFailed, InvalidInput
 from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
 from splittracr.planning.audit import Audit, is_audited
-from splittracr.planning.decision import Decision, SmallRun
+from splittracr.planning.decision import Decision, FirstRun
 from splittracr.planning.recalibration import Calibrated, calibrated
 from splittracr.planning.schedule import Step
 from splittracr.wire.messages import Identity
@@ -319,7 +319,7 @@ def _cascaded(
     return Cascaded(network, tried.sureness, outcome, _run(tried), tried.threshold)
 
 
-def _run(tried: Tried) -> SmallRun:
+def _run(tried: Tried) -> FirstRun:
     """What the small model or the exits did, without reading and waits.
 
     Exits after the first sure one ran only so that the sample is judged.
@@ -327,10 +327,10 @@ def _run(tried: Tried) -> SmallRun:
     sure = [sureness >= tried.threshold for sureness, _ in tried.every]
     if tried.exit_ms:
         needed = sure.index(True) + 1 if any(sure) else len(tried.exit_ms)
-        return SmallRun.of_exits(tried.exit_ms[:needed], sure=tried.sureness >= tried.threshold)
+        return FirstRun.of_exits(tried.exit_ms[:needed], sure=tried.sureness >= tried.threshold)
     stages = tried.result.stages
     own = sum(stages.get(one, 0.0) for one in _OWN)
-    return SmallRun(tried.sureness >= tried.threshold, own)
+    return FirstRun(tried.sureness >= tried.threshold, own)
 
 
 class _Once:

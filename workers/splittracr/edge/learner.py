@@ -19,7 +19,7 @@ from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
 from splittracr.planning.cascade import Exit
-from splittracr.planning.small_model import LearntExits, SmallModel
+from splittracr.planning.learner import LearntExits, SmallModel
 
 _TIMED = 3  # samples, after one that warms up
 
