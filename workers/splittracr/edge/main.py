@@ -295,8 +295,7 @@ def _watch(
 ) -> None:
     """Continue threshold and audits of a cascade, and show and report them."""
     first.calibrated.resume(earlier)
-    metrics.audits(first.audit, first.kind)
-    metrics.recalibrates(first.calibrated)
+    metrics.cascade(first.calibrated, first.kind)
     reporter.use_cascade(first.calibrated)
 
 
