@@ -29,10 +29,10 @@ from splittracr.planning.cascade import Cascade, Exit
 from splittracr.planning.decision import Scheduled
 from splittracr.planning.emulated_link import Conditions, constant
 from splittracr.planning.estimate import Beliefs
+from splittracr.planning.learner import LearntExits
 from splittracr.planning.policy import PolicyOptions
 from splittracr.planning.registry import create
 from splittracr.planning.schedule import Step, Trial, order, spread, trials
-from splittracr.planning.small_model import LearntExits
 
 _NETWORK, _SLOWDOWN = "mobilenet_v3_small", 1000  # per cent
 _MEGABITS = (1, 2, 4, 8, 12, 20, 30, 50, 80, 120)

@@ -128,7 +128,7 @@ def test_what_answers_first_does_so_once_the_link_is_slow(first: First, tmp_path
     alone_ms = median(one.stages["head"] + one.stages["reduce"] for one in measured) / PROBE
     slowdown = min(max(MIN_SLOWDOWN, EDGE_MS / alone_ms), MAX_SLOWDOWN)
     scale = slowdown * alone_ms / EDGE_MS
-    # What answers first and a tenth of the rest are the fastest way in the second phase.
+    # What answers first and a tenth of the rest are the fastest choice in the second phase.
     fastest = SENDING_MS[0] * scale + ROUND_TRIP_MS, EDGE_MS / 3 * scale
     samples = math.ceil(1e3 * (SECONDS / fastest[0] + LAST_SECONDS / fastest[1]))
     sections: dict[str, object] = {

@@ -94,14 +94,20 @@ def test_calibrate_finds_no_disagreement(tmp_path: Path) -> None:
     assert (made.pictures, made.sure, made.disagreeing) == (COUNT, COUNT, 0)
 
 
-def test_audits_agree(tmp_path: Path) -> None:
-    cascade = {
+AUDITED: dict[str, object] = {
+    "mode": "Cascade",
+    "cut": "input",
+    "cascade": {
         "model": {**NET, "inputSize": [64, 64]},
         "statistic": "MeanScore",
         "thresholdPerMillion": 1,
         "auditPercent": 100,
-    }
-    file = study(tmp_path, partition={"mode": "Cascade", "cut": "input", "cascade": cascade})
+    },
+}
+
+
+def test_audits_agree(tmp_path: Path) -> None:
+    file = study(tmp_path, partition=AUDITED)
     done = splittracr("run", str(file), "--out", "out", cwd=tmp_path)
     assert done.code == 0, done.err
     records = list(journal.read(tmp_path / "out" / journal.FILE))
@@ -154,13 +160,7 @@ def test_boxes_in_coordinates_of_two_kinds_are_refused_by_name(
     tmp_path: Path, widths: tuple[int, ...]
 ) -> None:
     """The post-processor describes no boxes at these widths: they are in pixels of the input."""
-    cascade = {
-        "model": {**NET, "inputSize": [64, 64]},
-        "statistic": "MeanScore",
-        "thresholdPerMillion": 1,
-        "auditPercent": 100,
-    }
-    file = study(tmp_path, partition={"mode": "Cascade", "cut": "input", "cascade": cascade})
+    file = study(tmp_path, partition=AUDITED)
     module = tmp_path / "cascade_squares.py"
     own = module.read_text().replace("\n        scale =", IN_WORDS)
     module.write_text(f"WIDTHS = {widths}\n{own}")

@@ -14,15 +14,15 @@ from splittracr.planning.adapt import Adapting, adapting
 from splittracr.planning.audit import Audit
 from splittracr.planning.cascade import Cascade, Exit
 from splittracr.planning.cost import Z95, Candidates, Objective
-from splittracr.planning.decision import Decision, Outcome, SmallRun
+from splittracr.planning.decision import Decision, FirstRun, Outcome
 from splittracr.planning.emulated_link import constant
 from splittracr.planning.estimate import Beliefs
+from splittracr.planning.learner import EVERY, EVERY_DRIFTED, LearntExits
 from splittracr.planning.own_policy import OwnPolicy
 from splittracr.planning.policy import Adaptive, Deadline, Hedge, Policy, PolicyOptions
 from splittracr.planning.registry import create
 from splittracr.planning.schedule import Step, Trial
 from splittracr.planning.simulate import oracle, simulate
-from splittracr.planning.small_model import EVERY, EVERY_DRIFTED, LearntExits
 from tests.planning.profiles import links, profile, sets
 from tests.planning.test_cascade import EXITS, five
 from tests.planning.test_small_model import changing, choice, hear
@@ -49,7 +49,9 @@ def link(rate: float, cascade: Cascade | None = EXITS) -> Beliefs:
         (FAST, (0, True), ENDED + 0.4 * (5 + 30 + 78.0008)),  # against 78.0008
     ],
 )
-def test_the_better_way_is_taken(rate: float, expected: tuple[int, bool], predicted: float) -> None:
+def test_the_better_choice_is_taken(
+    rate: float, expected: tuple[int, bool], predicted: float
+) -> None:
     decision = Adaptive(five(), AT_ONCE).decide(0.0, link(rate))
     assert choice(decision) == expected
     assert decision.predicted_ms == pytest.approx(predicted, rel=1e-3)
@@ -193,10 +195,10 @@ def learnt(promised: float | None = 0.05) -> tuple[LearntExits, Audit]:
     return LearntExits(EXITS.exits, audit), audit
 
 
-def at(number: int | None, own: tuple[float, float] = (2.0, 3.0)) -> SmallRun:
+def at(number: int | None, own: tuple[float, float] = (2.0, 3.0)) -> FirstRun:
     """A run that ends at an exit, or goes on."""
     last = 1 if number is None else number
-    return SmallRun.of_exits(own[: last + 1], sure=number is not None)
+    return FirstRun.of_exits(own[: last + 1], sure=number is not None)
 
 
 def believed(model: LearntExits, edge_factor: float = 1.0) -> Cascade:
@@ -298,10 +300,10 @@ def spec(**adaptive: Any) -> ExperimentSpec:
 
 def chooser(named: tuple[int, ...] = (), **adaptive: Any) -> tuple[Adapting, LearntExits, Audit]:
     model, audit = learnt()
-    return adapting(spec(**adaptive), EDGE, EDGE, named, small=model), model, audit
+    return adapting(spec(**adaptive), EDGE, EDGE, named, learner=model), model, audit
 
 
-def finished(decision: Decision, total: float, run: SmallRun | None, **stages: float) -> Outcome:
+def finished(decision: Decision, total: float, run: FirstRun | None, **stages: float) -> Outcome:
     return Outcome(decision, True, total, stages, 0.0, run)
 
 
@@ -374,7 +376,7 @@ class Noting(Policy):
 def test_a_sample_that_goes_on_teaches_the_time_of_its_candidate(cut: int, rest: float) -> None:
     """The head takes half as long again. After exits one up to the last is not the candidate's."""
     policy, model = Noting(five(), PolicyOptions()), learnt()[0]
-    one = Adapting(policy, small=model)
+    one = Adapting(policy, learner=model)
     head = 1.5 * (30 if cut == 0 else 50)
     stages = {"load": 3.0, "prepare": 2.0, "head": head, "exit": 7.0, "encode": 4.0, "link": 100.0}
     decision = replace(one.choose(STEP, 0.0), cut=cut)
@@ -394,7 +396,7 @@ def test_a_cut_that_is_not_ready_is_replaced_behind_the_exits() -> None:
     ready, (model, _) = {0, 4}, learnt()
     for number in (0, 0, 0, None) * 20:
         model.ran(at(number))
-    one = adapting(spec(), EDGE, EDGE, [], ready=lambda d: d.cut in ready, small=model)
+    one = adapting(spec(), EDGE, EDGE, [], ready=lambda d: d.cut in ready, learner=model)
     now = hear(one, 1e9, 0.0)
     assert choice(one.choose(STEP, now)) == (0, True)
     now = hear(one, 8e6, now)
@@ -409,7 +411,7 @@ def test_a_cut_that_is_not_ready_is_replaced_behind_the_exits() -> None:
 
 @pytest.mark.parametrize("own_ms", [1.0, 20.0, 200.0])
 @pytest.mark.parametrize("name", ["adaptive", "deadline", "hedge"])
-def test_deciding_is_as_good_as_the_better_fixed_way(name: str, own_ms: float) -> None:
+def test_deciding_is_as_good_as_the_better_fixed_choice(name: str, own_ms: float) -> None:
     exits = [replace(one, own_ms=own_ms) for one in EXITS.exits]
     cascade = Cascade.of_exits(exits, EXITS.sure, EXITS.wrong)
     onward = cascade.onward(five()).only(cascade.follows(five()))

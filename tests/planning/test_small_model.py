@@ -14,15 +14,15 @@ from splittracr.planning.adapt import Adapting, adapting
 from splittracr.planning.audit import Audit
 from splittracr.planning.cascade import Cascade
 from splittracr.planning.cost import Z95, Candidates, Objective, candidates
-from splittracr.planning.decision import Decision, Outcome, SmallRun
+from splittracr.planning.decision import Decision, FirstRun, Outcome
 from splittracr.planning.emulated_link import Span, constant
 from splittracr.planning.estimate import Beliefs
+from splittracr.planning.learner import EVERY, EVERY_DRIFTED, SmallModel
 from splittracr.planning.own_policy import OwnPolicy
 from splittracr.planning.policy import Adaptive, Deadline, Hedge, Policy, PolicyOptions
 from splittracr.planning.registry import create
 from splittracr.planning.schedule import Step, Trial
 from splittracr.planning.simulate import oracle, simulate
-from splittracr.planning.small_model import EVERY, EVERY_DRIFTED, SmallModel
 from splittracr.planning.transfer import Transfer
 from tests.planning.profiles import codec, profile
 
@@ -196,7 +196,7 @@ def test_a_link_that_few_samples_use_is_probed() -> None:
 
 def seen(model: SmallModel, sure: int, unsure: int, ms: float = 8.0) -> None:
     for number in range(sure + unsure):
-        model.ran(SmallRun(number < sure, ms))
+        model.ran(FirstRun(number < sure, ms))
 
 
 def test_the_share_of_sure_samples_has_a_prior_and_follows_the_stream() -> None:
@@ -239,7 +239,7 @@ def test_the_share_that_disagrees_is_that_of_audits_and_at_most_the_promise(
 
 def test_its_time_is_measured_less_the_time_that_it_saves() -> None:
     model = SmallModel("tiny", 8.0, Audit(0.05))
-    model.ran(SmallRun(True, 30.0))
+    model.ran(FirstRun(True, 30.0))
     measured = 8 + 0.3 * (30 - 8)
     for edge_factor in (1.0, 2.0):  # the large model's profile is of no concern
         believed = model.believed(edge_factor)
@@ -285,7 +285,7 @@ def test_tries_are_rare_once_the_small_model_is_known() -> None:
     for frame in range(EVERY * EVERY):
         if model.is_due(9.0):
             tries.append(frame)
-            model.ran(SmallRun(True, 8.0))
+            model.ran(FirstRun(True, 8.0))
     assert tries[:5] == [0, 1, 3, 6, 10]
     assert tries[-1] - tries[-2] == EVERY
 
@@ -304,7 +304,7 @@ def test_one_slow_run_does_not_shut_the_small_model_out() -> None:
     believed = list[float]()
     for _ in range(1_000):
         if model.is_due(65.0):
-            model.ran(SmallRun(True, 30.0))
+            model.ran(FirstRun(True, 30.0))
         cascade = model.believed(1.0)
         assert cascade is not None
         believed.append(cascade.small_ms)
@@ -318,12 +318,12 @@ def test_an_edge_slower_than_its_profile_does_not_shut_the_small_model_out() -> 
     made = candidates(EDGE, EDGE)
     whole = 2.5 * float(made.edge_ms[-1])
     assert whole > 100
-    chooser = Adapting(create("adaptive", made, AT_ONCE), small=small)
+    chooser = Adapting(create("adaptive", made, AT_ONCE), learner=small)
     chooser.connection(alive=False)
     firsts = 0
     for frame in range(200):
         decision = chooser.choose(STEP, frame / 5)
-        run = SmallRun(True, 75.0) if decision.small else None
+        run = FirstRun(True, 75.0) if decision.small else None
         firsts += decision.small == "first"
         answered = 75.0 if decision.small == "first" else whole
         stages = {"load": 2.0, "head": answered}
@@ -369,7 +369,7 @@ def hear(to: Adapting, bits_per_second: float, start: float) -> float:
 
 
 def finished(
-    decision: Decision, total: float, run: SmallRun | None = None, **stages: float
+    decision: Decision, total: float, run: FirstRun | None = None, **stages: float
 ) -> Outcome:
     return Outcome(decision, True, total, stages, 0.0, run)
 
@@ -377,7 +377,7 @@ def finished(
 def chooser(ms: float = 20.0, **adaptive: Any) -> tuple[Adapting, SmallModel, Audit]:
     audit = Audit(0.05)
     model = SmallModel("tiny", ms, audit)
-    return adapting(spec(**adaptive), EDGE, EDGE, [], small=model), model, audit
+    return adapting(spec(**adaptive), EDGE, EDGE, [], learner=model), model, audit
 
 
 def test_a_link_that_slows_down_brings_the_small_model_in() -> None:
@@ -411,7 +411,7 @@ def test_predictions_contain_the_stages_around_both_models() -> None:
     assert choice(first) == (2, True)
     assert rest is not None
     ran = {"small": 62.0, "prepare": 10.0, "finish": 2.0, "head": 20.0, "link": 80.0}
-    one.observe(finished(first, 174.0, SmallRun(False, 32.0), **ran), now)
+    one.observe(finished(first, 174.0, FirstRun(False, 32.0), **ran), now)
     second = one.choose(STEP, now)
     assert choice(second) == (2, True)
     assert second.predicted_ms is not None
@@ -422,7 +422,7 @@ def test_predictions_contain_the_stages_around_both_models() -> None:
     before = one.beliefs(now)
     own = {"load": 30.0, "prepare": 10.0, "head": 20.0, "finish": 2.0}
     answered = replace(second, cut=3)
-    one.observe(finished(answered, 62.0, SmallRun(True, 32.0), **own), now)
+    one.observe(finished(answered, 62.0, FirstRun(True, 32.0), **own), now)
     after = one.beliefs(now)
     assert replace(after, cascade=None) == replace(before, cascade=None)
     assert model.sure > 1 - share
@@ -433,7 +433,7 @@ def test_a_sample_that_was_tried_is_learnt_from() -> None:
     now = hear(one, 8e6, 0.0)
     tried = one.choose(STEP, now)
     assert (choice(tried), tried.small) == ((2, False), "after")
-    one.observe(finished(tried, 180.0, SmallRun(True, 9.0), head=20.0, link=110.0), now)
+    one.observe(finished(tried, 180.0, FirstRun(True, 9.0), head=20.0, link=110.0), now)
     assert model.sure == pytest.approx(2 / 3, rel=0.01)
     cheaper = one.choose(STEP, now)
     assert (choice(cheaper), cheaper.reason) == ((2, True), "better")
@@ -443,7 +443,7 @@ def test_a_cut_that_is_not_ready_is_replaced_behind_the_small_model() -> None:
     ready = {0, 3}
     model = SmallModel("tiny", 20.0, Audit(0.05))
     seen(model, 30, 30, ms=20.0)
-    one = adapting(spec(), EDGE, EDGE, [], ready=lambda d: d.cut in ready, small=model)
+    one = adapting(spec(), EDGE, EDGE, [], ready=lambda d: d.cut in ready, learner=model)
     assert model.sure < 0.7
     now = hear(one, 1e9, 0.0)
     assert choice(one.choose(STEP, now)) == (0, True)
@@ -455,7 +455,7 @@ def test_a_cut_that_is_not_ready_is_replaced_behind_the_small_model() -> None:
 
 def test_memory_of_the_small_model_counts() -> None:
     model = SmallModel("tiny", 20.0, Audit(0.05), memory_bytes=1 << 20)
-    one = adapting(spec(edgeMemoryMebibytes=1), EDGE, EDGE, [], small=model)
+    one = adapting(spec(edgeMemoryMebibytes=1), EDGE, EDGE, [], learner=model)
     now = hear(one, 8e6, 0.0)
     assert choice(one.choose(STEP, now)) == (2, False)
 

@@ -66,6 +66,18 @@ class Tensors:
         return Sample(self.name(index), data=data, label=index % 10)
 
 
+class Counted(Tensors):
+    """Counts how often each sample is loaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads = [0] * len(self)
+
+    def load(self, index: int) -> Sample:
+        self.loads[index] += 1
+        return super().load(index)
+
+
 def spec(**parts: object) -> ExperimentSpec:
     """A spec for the small network; keyword arguments replace whole sections."""
     sections: dict[str, object] = {

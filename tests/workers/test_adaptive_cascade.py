@@ -1,36 +1,27 @@
 """Mode Adaptive with a small model: it goes first, runs after the answer, or does not run."""
 
-import asyncio
-import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 
 import pytest
 
-from splittracr.backends import measuring
-from splittracr.data.contracts import Sample
 from splittracr.edge import cascade, recording
-from splittracr.edge.infer import Inferencer, Options
+from splittracr.edge.learner import small_model
 from splittracr.edge.recording import Finished
-from splittracr.edge.small_model import small_model
-from splittracr.edge.study import StudyRunner
 from splittracr.experiment.codec import RAW
+from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
 from splittracr.measure.metrics import EdgeMetrics
-from splittracr.planning.adapt import Adapting, adapting
-from splittracr.planning.cost import Candidates
-from splittracr.planning.decision import Decision, Small
-from splittracr.planning.estimate import Beliefs
-from splittracr.planning.policy import Policy, PolicyOptions
-from splittracr.planning.schedule import Step, Trial, order, trials
-from splittracr.server.worker import Server
-from tests.edge.local import Counts
+from splittracr.planning.decision import Decision, When
+from splittracr.planning.learner import Learner
+from splittracr.planning.registry import Maker
 from tests.scrape import scraped
-from tests.workers.pair import Tensors, opened, proven, serving, spec, within
+from tests.workers import adaptive
+from tests.workers.adaptive import FirstIfItMay, frame_alone
+from tests.workers.pair import Counted, Tensors, proven, spec
 
 CUT = 2
 LARGE, OTHER = 0, 1  # seeds of the weights
@@ -50,39 +41,11 @@ def joined(wanted: ExperimentSpec, seed: int) -> cascade.Small:
     return cascade.joined(proven(wanted, seed), large, (), wanted.partition.cascade)
 
 
-class Counted(Tensors):
-    """Counts how often samples are loaded."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads = 0
-
-    def load(self, index: int) -> Sample:
-        self.loads += 1
-        return super().load(index)
-
-
-def frame(small: Small | None, seed: int, dataset: Tensors, threshold: int = 1) -> Finished:
+def frame(small: When | None, seed: int, dataset: Tensors, threshold: int = 1) -> Finished:
     """One frame on the edge alone."""
     wanted = of(thresholdPerMillion=threshold)
     first, large = joined(wanted, seed), proven(wanted, LARGE)
-    counts, options = Counts(), Options(pipelined=False)
-    here = Inferencer(first.backend, None, counts, options)
-    there = Inferencer(large, None, counts, options)
-    runs = cascade.Cascade(first, here, there, seed=0)
-    decision = Decision(large.proof.last, predicted_ms=5.0, reason="best", epoch=3, small=small)
-    done: list[Finished] = []
-
-    async def body() -> None:
-        load = partial(dataset.load, 0)
-        try:
-            done.append(await runs.finish(Step(Trial(0, 0, 0), 0), load, decision, time.time()))
-        finally:
-            here.close()
-            there.close()
-
-    within(body())
-    return done[0]
+    return frame_alone(first, large, small, dataset)
 
 
 def test_a_sample_is_answered_by_the_large_model_without_the_small_one() -> None:
@@ -90,8 +53,8 @@ def test_a_sample_is_answered_by_the_large_model_without_the_small_one() -> None
     done = frame(None, OTHER, dataset)
     assert done.cascaded is not None
     assert (done.cascaded.network, done.cascaded.sureness) == ("large", None)
-    assert (done.cascaded.audit, done.outcome().small) == (None, None)
-    assert dataset.loads == 1
+    assert (done.cascaded.audit, done.outcome().first) == (None, None)
+    assert sum(dataset.loads) == 1
 
 
 @pytest.mark.parametrize(("seed", "audit"), [(LARGE, "agrees"), (OTHER, "disagrees")])
@@ -101,10 +64,10 @@ def test_after_an_answer_the_small_model_runs_on_the_same_sample(seed: int, audi
     assert done.cascaded is not None
     assert (done.cascaded.network, done.cascaded.audit) == ("large", audit)
     assert (done.cascaded.sureness or 0) > 0
-    assert dataset.loads == 1
+    assert sum(dataset.loads) == 1
     assert done.result.predictions[0].described == alone.result.predictions[0].described
     assert "small" not in done.result.stages  # the answer did not wait for it
-    run = done.outcome().small
+    run = done.outcome().first
     assert run is not None
     assert run.sure
     assert run.ms > 0
@@ -114,7 +77,7 @@ def test_a_small_model_that_is_not_sure_gives_no_audit() -> None:
     done = frame("after", OTHER, Tensors(), threshold=1_000_001)
     assert done.cascaded is not None
     assert (done.cascaded.network, done.cascaded.audit) == ("large", None)
-    run = done.outcome().small
+    run = done.outcome().first
     assert run is not None
     assert not run.sure
 
@@ -122,7 +85,7 @@ def test_a_small_model_that_is_not_sure_gives_no_audit() -> None:
 def test_a_sample_that_cannot_be_loaded_is_not_tried() -> None:
     done = frame("after", OTHER, Tensors(broken=[0]))
     assert done.result.failures == {0: "ValueError: tensor-0 is broken"}
-    assert done.outcome().small is None
+    assert done.outcome().first is None
 
 
 def test_an_answer_has_what_was_decided() -> None:
@@ -135,50 +98,17 @@ def test_an_answer_has_what_was_decided() -> None:
 # ------------------------------------------------------------------------------- whole studies
 
 
-class FirstIfItMay(Policy):
-    """Puts the small model first, unless audits refute it."""
-
-    def decide(self, now: float, beliefs: Beliefs) -> Decision:
-        small: Small | None = None if beliefs.cascade is None else "first"
-        # So late that the small model could always pay.
-        return Decision(CUT, predicted_ms=1e6, reason="fixed", small=small)
-
-
-Make = Callable[[Candidates, PolicyOptions], Policy]
+FIRST = partial(FirstIfItMay, CUT)
 
 
 def run(
-    wanted: ExperimentSpec,
-    small: cascade.Small,
-    frames: int,
-    policy: Make | None = None,
+    wanted: ExperimentSpec, small: cascade.Small, frames: int, policy: Maker | None = None
 ) -> tuple[list[Record], EdgeMetrics]:
-    """The records of a study over a real server, and the metrics of its edge."""
-    records: list[Record] = []
-    metrics = EdgeMetrics(adaptive=True)
-    metrics.audits(small.audit, small.kind)
-    metrics.planned(frames, ())
+    def learner(profile: Profile) -> Learner:
+        del profile
+        return small_model(small, wanted, Tensors(), ())
 
-    async def body() -> None:
-        large, far = proven(wanted, LARGE), proven(wanted, LARGE)
-        measured = measuring.measured(far, wanted, measuring.frames(far, 1))
-        async with AsyncExitStack() as stack:
-            server = Server(far, wanted, None, profile=measured)
-            url, _ = await stack.enter_async_context(serving(server))
-            link = await stack.enter_async_context(opened(url, large, wanted))
-            model = small_model(small, wanted, Tensors(), ())
-            chooser: Adapting = adapting(wanted, measured, measured, [], policy, small=model)
-            link.observer = chooser
-            worker = StudyRunner(large, wanted, Tensors(), link, metrics, chooser, small)
-            stack.callback(worker.close)
-            steps = order(trials([large.proof.last], 1), frames, 0)
-            async for done in worker.run(steps, frames, asyncio.Event()):
-                for record in worker.records(done, "u", "edge-0"):
-                    records.append(record)
-                    metrics.recorded(record)
-
-    within(body())
-    return sorted(records, key=lambda record: record.sample), metrics
+    return adaptive.run(wanted, small, proven(wanted, LARGE), learner, frames, policy)
 
 
 def went_first(record: Record) -> bool:
@@ -212,10 +142,10 @@ def test_every_sample_has_one_record_with_what_was_decided(policy: str) -> None:
 def test_a_small_model_that_drifts_answers_no_more_but_is_tried() -> None:
     wanted = of(auditPercent=100, maxDisagreementPerMillion=50_000)
     small = joined(wanted, OTHER)
-    records, metrics = run(wanted, small, 60, FirstIfItMay)
+    records, metrics = run(wanted, small, 60, FIRST)
     outcomes = [record.audit for record in records if record.audit is not None]
     assert outcomes.count("disagrees") > 3
-    assert small.audit.drifted
+    assert small.calibrated.audit.drifted
     answered = [record.sample for record in records if went_first(record)]
     assert answered == list(range(len(answered)))  # none after the drift
     assert 3 <= len(answered) < 30
@@ -231,12 +161,12 @@ def test_audits_of_tried_samples_end_a_drift() -> None:
     wanted = of(auditPercent=100, maxDisagreementPerMillion=50_000)
     small = joined(wanted, LARGE)
     for _ in range(3):
-        small.audit.add(agrees=False)
-    assert small.audit.drifted
-    records, _ = run(wanted, small, 60, FirstIfItMay)
+        small.calibrated.audit.add(agrees=False)
+    assert small.calibrated.audit.drifted
+    records, _ = run(wanted, small, 60, FIRST)
     assert not went_first(records[0])
     assert went_first(records[-1])
-    assert not small.audit.drifted
+    assert not small.calibrated.audit.drifted
 
 
 # ------------------------------------------------------------------------------------- start-up

@@ -1,54 +1,35 @@
 """Mode Adaptive with exits over a real server: they go first, run after the answer, or not."""
 
-import asyncio
-import time
-from collections.abc import Callable
-from contextlib import AsyncExitStack
-from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from splittracr.backends import measuring
-from splittracr.backends.torch import exits as maker
 from splittracr.data.contracts import Sample
 from splittracr.edge import exits, recording
-from splittracr.edge.cascade import Cascade
-from splittracr.edge.infer import Inferencer, Options
+from splittracr.edge.learner import learnt_exits
 from splittracr.edge.recording import Finished
-from splittracr.edge.small_model import learnt_exits
-from splittracr.edge.study import StudyRunner
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
 from splittracr.measure.metrics import EdgeMetrics
-from splittracr.planning.adapt import adapting
-from splittracr.planning.cost import Candidates
-from splittracr.planning.decision import Decision, Small
-from splittracr.planning.estimate import Beliefs
-from splittracr.planning.policy import Policy, PolicyOptions
-from splittracr.planning.schedule import Step, Trial, order, trials
-from splittracr.planning.small_model import LearntExits
-from splittracr.server.worker import Server
-from tests.edge.local import Counts
+from splittracr.planning.decision import When
+from splittracr.planning.learner import Learner, LearntExits
+from splittracr.planning.registry import Maker
 from tests.scrape import scraped
-from tests.workers.exit_samples import LABELS, inputs
-from tests.workers.pair import Tensors, opened, proven, run_frames, serving, spec, within
+from tests.workers import adaptive
+from tests.workers.adaptive import FirstIfItMay, frame_alone, measured
+from tests.workers.exit_samples import CUT, FILE, FIRST, SECOND, trained
+from tests.workers.pair import Counted, Tensors, proven, run_frames, spec, within
 
-FIRST, SECOND, CUT = 2, 4, 5  # body.0, body.2 and body.3
-FILE = "exits.safetensors"
 RAW: dict[str, object] = {"results": {"outputs": "Raw"}}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with exits that have learnt labels, with which the model seldom agrees."""
-    own, made = proven(spec()), tmp_path_factory.mktemp("exits")
-    cuts = [own.proof.cuts[index] for index in (FIRST, SECOND)]
-    (made / FILE).write_bytes(maker.trained(own, cuts, inputs(80, first=1000), LABELS)[1])
-    return made
+    return trained(tmp_path_factory.mktemp("exits"))
 
 
 def of(adaptive: dict[str, object] | None = None, **more: object) -> ExperimentSpec:
@@ -62,40 +43,12 @@ def went_first(record: Record) -> bool:
     return "exit" in record.stages
 
 
-class Counted(Tensors):
-    """Counts how often samples are loaded."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads = 0
-
-    def load(self, index: int) -> Sample:
-        self.loads += 1
-        return super().load(index)
-
-
-def frame(small: Small | None, folder: Path, dataset: Tensors, threshold: int = 1) -> Finished:
+def frame(small: When | None, folder: Path, dataset: Tensors, threshold: int = 1) -> Finished:
     """One frame on the edge alone."""
     wanted = of(thresholdPerMillion=threshold)
     own = proven(wanted)
     first = exits.built(wanted, own, folder)
-    counts, options = Counts(), Options(pipelined=False)
-    here = Inferencer(first.backend, None, counts, options)
-    there = Inferencer(own, None, counts, options)
-    decision = Decision(own.proof.last, predicted_ms=5.0, reason="best", epoch=3, small=small)
-    done: list[Finished] = []
-
-    async def body() -> None:
-        load = partial(dataset.load, 0)
-        runs = Cascade(first, here, there, seed=0)
-        try:
-            done.append(await runs.finish(Step(Trial(0, 0, 0), 0), load, decision, time.time()))
-        finally:
-            here.close()
-            there.close()
-
-    within(body())
-    return done[0]
+    return frame_alone(first, own, small, dataset)
 
 
 def test_exits_that_do_not_run_leave_no_trace(folder: Path) -> None:
@@ -103,25 +56,25 @@ def test_exits_that_do_not_run_leave_no_trace(folder: Path) -> None:
     done = frame(None, folder, dataset)
     assert done.cascaded is not None
     assert (done.cascaded.network, done.cascaded.sureness) == ("large", None)
-    assert (done.cascaded.audit, done.outcome().small) == (None, None)
+    assert (done.cascaded.audit, done.outcome().first) == (None, None)
     assert "exit" not in done.result.stages
-    assert dataset.loads == 1
+    assert sum(dataset.loads) == 1
 
 
 @pytest.mark.parametrize(("threshold", "count"), [(1, 1), (1_000_001, 2)])
 @pytest.mark.parametrize("small", ["first", "after"])
 def test_a_run_has_the_times_of_the_exits(
-    small: Small, threshold: int, count: int, folder: Path
+    small: When, threshold: int, count: int, folder: Path
 ) -> None:
     dataset = Counted()
     done, alone = frame(small, folder, dataset, threshold), frame(None, folder, Tensors())
-    run = done.outcome().small
+    run = done.outcome().first
     assert run is not None
     assert run.sure is (count == 1)
     assert len(run.exit_ms) == count
     assert min(run.exit_ms) > 0
     assert run.ms == pytest.approx(sum(run.exit_ms))
-    assert dataset.loads == 1
+    assert sum(dataset.loads) == 1
     assert done.cascaded is not None
     assert (done.cascaded.sureness or 0) > 0
     if small == "first":
@@ -138,51 +91,21 @@ def test_a_run_has_the_times_of_the_exits(
 # ------------------------------------------------------------------------------- whole studies
 
 
-class FirstIfItMay(Policy):
-    """Puts the exits first, unless audits refute them."""
-
-    def decide(self, now: float, beliefs: Beliefs) -> Decision:
-        small: Small | None = None if beliefs.cascade is None else "first"
-        # So late that exits could always pay.
-        return Decision(CUT, predicted_ms=1e6, reason="fixed", small=small)
-
-
-Make = Callable[[Candidates, PolicyOptions], Policy]
-
-
-def measured(wanted: ExperimentSpec) -> Profile:
-    own = proven(wanted)
-    return measuring.measured(own, wanted, measuring.frames(own, 1))
+FIRST_IF_IT_MAY = partial(FirstIfItMay, CUT)
 
 
 def run(
-    wanted: ExperimentSpec, folder: Path, frames: int, policy: Make | None = None
+    wanted: ExperimentSpec, folder: Path, frames: int, policy: Maker | None = None
 ) -> tuple[list[Record], exits.AtExits, EdgeMetrics]:
-    """The records of a study over a real server, its exits, and the metrics of its edge."""
-    records: list[Record] = []
-    own, profile, metrics = proven(wanted), measured(wanted), EdgeMetrics(adaptive=True)
+    """The records of a study, its exits, and the metrics of its edge."""
+    own = proven(wanted)
     first = exits.built(wanted, own, folder)
-    metrics.audits(first.audit, first.kind)
-    metrics.planned(frames, ())
 
-    async def body() -> None:
-        async with AsyncExitStack() as stack:
-            server = Server(proven(wanted), wanted, None, profile=profile)
-            url, _ = await stack.enter_async_context(serving(server))
-            link = await stack.enter_async_context(opened(url, own, wanted))
-            model = learnt_exits(first, wanted, Tensors(), profile, ())
-            chooser = adapting(wanted, profile, profile, [], policy, small=model)
-            link.observer = chooser
-            worker = StudyRunner(own, wanted, Tensors(), link, metrics, chooser, first)
-            stack.callback(worker.close)
-            steps = order(trials([own.proof.last], 1), frames, 0)
-            async for done in worker.run(steps, frames, asyncio.Event()):
-                for record in worker.records(done, "u", "edge-0"):
-                    records.append(record)
-                    metrics.recorded(record)
+    def learner(profile: Profile) -> Learner:
+        return learnt_exits(first, wanted, Tensors(), profile, ())
 
-    within(body())
-    return sorted(records, key=lambda record: record.sample), first, metrics
+    records, metrics = adaptive.run(wanted, first, own, learner, frames, policy)
+    return records, first, metrics
 
 
 def digests() -> dict[int, str | None]:
@@ -234,7 +157,7 @@ def test_every_sample_has_one_record_with_what_was_decided(policy: str, folder: 
 
 
 def test_exits_that_go_first_leave_results_as_they_are(folder: Path) -> None:
-    records, _, _ = run(of(thresholdPerMillion=1_000_001), folder, 16, FirstIfItMay)
+    records, _, _ = run(of(thresholdPerMillion=1_000_001), folder, 16, FIRST_IF_IT_MAY)
     assert all(map(went_first, records))
     assert {(record.network, record.cut_index) for record in records} == {("large", CUT)}
     expected = digests()
@@ -243,8 +166,8 @@ def test_exits_that_go_first_leave_results_as_they_are(folder: Path) -> None:
 
 def test_exits_that_drift_answer_no_more_but_are_tried(folder: Path) -> None:
     wanted = of(auditPercent=100, maxDisagreementPerMillion=50_000)
-    records, first, metrics = run(wanted, folder, 60, FirstIfItMay)
-    assert first.audit.drifted
+    records, first, metrics = run(wanted, folder, 60, FIRST_IF_IT_MAY)
+    assert first.calibrated.audit.drifted
     answered = [record.sample for record in records if went_first(record)]
     assert answered == list(range(len(answered)))  # none after the drift
     assert 3 <= len(answered) < 30
@@ -322,4 +245,4 @@ def test_records_of_an_earlier_start_are_learnt_from(folder: Path) -> None:
     assert [one.share for one in believed.exits] == pytest.approx([0.5 / 3, 2.5 / 3], rel=0.01)
     tried = learnt_exits(first, wanted, Tensors(), measured(wanted), [record(1, 900_000)])
     assert tried.sure == pytest.approx(2 / 3, rel=0.01)
-    assert replace(believed, exits=()).wrong > 0
+    assert believed.wrong > 0

@@ -13,7 +13,7 @@ import torch
 
 from splittracr.backends.torch import build
 from splittracr.backends.torch.proven import ProvenNetwork
-from splittracr.data.contracts import Geometry, Sample
+from splittracr.data.contracts import Geometry
 from splittracr.edge import cascade
 from splittracr.edge.frame import Truth
 from splittracr.edge.infer import Inferencer, Options
@@ -28,7 +28,7 @@ from splittracr.planning.schedule import Step, Trial, order, trials
 from splittracr.server.worker import Server
 from tests.edge.local import Counts, FakeLink
 from tests.scrape import scraped
-from tests.workers.pair import Small, Tensors, opened, proven, serving, spec, within
+from tests.workers.pair import Counted, Small, Tensors, opened, proven, serving, spec, within
 
 CUT = 2
 FRAMES = 16
@@ -71,18 +71,6 @@ def surenesses() -> list[int]:
 def median() -> int:
     """A threshold from which half of the samples are sure."""
     return sorted(surenesses())[4]
-
-
-class Counted(Tensors):
-    """Counts how often each sample is loaded."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.loads = [0] * len(self)
-
-    def load(self, index: int) -> Sample:
-        self.loads[index] += 1
-        return super().load(index)
 
 
 def run(
@@ -161,8 +149,9 @@ def test_audits_compare_with_the_large_network_and_leave_the_answer() -> None:
         assert record.bytes_up > 0
         assert "tail" not in record.stages  # the audit is no part of the latency
     disagreeing = agreeing.count(False)
-    assert (small.audit.audited, small.audit.disagreeing) == (FRAMES, disagreeing)
-    assert small.audit.drifted is (disagreeing >= 5)  # 0.05 promised: 5 of 16 refute it
+    audit = small.calibrated.audit
+    assert (audit.audited, audit.disagreeing) == (FRAMES, disagreeing)
+    assert audit.drifted is (disagreeing >= 5)  # 0.05 promised: 5 of 16 refute it
 
 
 def test_metrics_and_audits_continue_after_a_restart() -> None:
@@ -171,17 +160,18 @@ def test_metrics_and_audits_continue_after_a_restart() -> None:
     assert 0 < len(audited) < FRAMES
     again, metrics = joined(of(maxDisagreementPerMillion=50_000)), EdgeMetrics()
     again.calibrated.resume(records)
-    assert again.audit.audited == before.audit.audited == len(audited)
-    assert again.audit.disagreeing == before.audit.disagreeing
-    metrics.audits(again.audit, again.kind)
+    now, expected = again.calibrated.audit, before.calibrated.audit
+    assert now.audited == expected.audited == len(audited)
+    assert now.disagreeing == expected.disagreeing
+    metrics.cascade(again.calibrated, again.kind)
     metrics.planned(FRAMES, records)
     seen = scraped(metrics.exposition)
     counts = {(outcome,): audited_as(records, outcome) for outcome in OUTCOMES}
     assert seen.of("splittracr_cascade_audits_total", "outcome") == counts
     networks = {("small",): float(FRAMES), ("large",): 0.0}
     assert seen.of("splittracr_cascade_samples_total", "network") == networks
-    assert seen.one("splittracr_cascade_disagreement_ratio") == before.audit.bound
-    assert seen.one("splittracr_cascade_drifted") == before.audit.drifted
+    assert seen.one("splittracr_cascade_disagreement_ratio") == expected.bound
+    assert seen.one("splittracr_cascade_drifted") == expected.drifted
 
 
 def test_other_modes_have_no_metrics_of_cascades() -> None:

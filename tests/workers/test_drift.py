@@ -154,7 +154,7 @@ class Stream:
             assert done.cascaded is not None
             answers += done.cascaded.network == "small"
             audits += done.cascaded.audit is not None
-            if self.small.audit.drifted:
+            if self.small.calibrated.audit.drifted:
                 break
         return answers, audits
 
@@ -185,7 +185,7 @@ def test_a_held_out_half_keeps_the_promise(calibrated: CascadeSpec) -> None:
         assert HALF / 2 < answers < HALF
         assert 0 < share <= PROMISED
         assert asyncio.run(stream.run(held_out))[0] == answers
-        assert not stream.small.audit.drifted
+        assert not stream.small.calibrated.audit.drifted
     finally:
         stream.close()
 
@@ -198,7 +198,7 @@ def test_a_changed_stream_is_flagged_as_soon_as_documented(
 
     async def both() -> tuple[int, int]:
         await stream.run(Pictures(HALF))
-        assert not stream.small.audit.drifted
+        assert not stream.small.calibrated.audit.drifted
         return await stream.run(shifted)
 
     try:
@@ -206,7 +206,7 @@ def test_a_changed_stream_is_flagged_as_soon_as_documented(
         assert answers > 150  # it is as sure as before
         assert share > 0.4
         answers, audits = asyncio.run(both())
-        assert stream.small.audit.drifted
+        assert stream.small.calibrated.audit.drifted
         assert audits <= AUDITS
         assert answers <= ANSWERS
     finally:

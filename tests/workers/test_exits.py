@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import load_file
 from torch.nn import functional
 
-from splittracr.backends.torch import exits as maker
 from splittracr.edge import exits
 from splittracr.edge.infer import Inferencer, Options
 from splittracr.edge.study import StudyRunner
@@ -25,7 +24,7 @@ from splittracr.server.worker import Server
 from splittracr.wire.identity import difference
 from tests.edge.local import Counts
 from tests.scrape import scraped
-from tests.workers.exit_samples import LABELS, inputs
+from tests.workers.exit_samples import CUT, FILE, FIRST, SECOND, trained
 from tests.workers.pair import (
     Small,
     Tensors,
@@ -38,18 +37,13 @@ from tests.workers.pair import (
     within,
 )
 
-FIRST, SECOND, CUT = 2, 4, 5  # body.0, body.2 and body.3
-FILE = "exits.safetensors"
 FRAMES = 16
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with trained exits at both cuts."""
-    own, made = proven(spec()), tmp_path_factory.mktemp("exits")
-    cuts = [own.proof.cuts[index] for index in (FIRST, SECOND)]
-    (made / FILE).write_bytes(maker.trained(own, cuts, inputs(80, first=1000), LABELS)[1])
-    return made
+    return trained(tmp_path_factory.mktemp("exits"))
 
 
 def of(cut: int = CUT, sections: dict[str, object] | None = None, **more: object) -> ExperimentSpec:
@@ -107,7 +101,7 @@ def run(
             chooser = Scheduled(wanted, own.network.pictures)
             worker = StudyRunner(own, wanted, Tensors(), link, metrics, chooser, first)
             stack.callback(worker.close)
-            metrics.audits(first.audit, first.kind)
+            metrics.cascade(first.calibrated, first.kind)
             metrics.planned(FRAMES, [])
             steps = order(trials([place], 1), FRAMES, 0)
             async for done in worker.run(steps, FRAMES, asyncio.Event()):
@@ -198,7 +192,7 @@ def test_audits_go_on_from_the_exit_and_leave_the_answer(folder: Path) -> None:
     records, first, metrics = run(wanted, folder, ran)
     agreeing = [best(folder, i, 0)[0] == large(i) for i in range(8)] * 2
     assert [record.audit == "agrees" for record in records] == agreeing
-    assert first.audit.disagreeing == agreeing.count(False)
+    assert first.calibrated.audit.disagreeing == agreeing.count(False)
     for record in records:
         assert answer(record) == best(folder, record.sample % 8, 0)[0]
         assert (record.network, record.cut) == ("exit", names(FIRST)[0])

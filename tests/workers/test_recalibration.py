@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,21 +14,18 @@ from splittracr.backends import measuring
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.edge import cascade, exits
 from splittracr.edge.cascade import First
+from splittracr.edge.learner import small_model
 from splittracr.edge.run import Schedule
-from splittracr.edge.small_model import small_model
 from splittracr.edge.study import StudyRunner
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
 from splittracr.measure.metrics import EdgeMetrics
 from splittracr.planning.adapt import adapting
-from splittracr.planning.cost import Candidates
-from splittracr.planning.decision import Chooser, Decision, Scheduled
-from splittracr.planning.decision import Small as When
-from splittracr.planning.estimate import Beliefs
-from splittracr.planning.policy import Policy, PolicyOptions
+from splittracr.planning.decision import Chooser, Scheduled
 from splittracr.planning.schedule import order, trials
 from splittracr.server.worker import Server
 from tests.scrape import Scrape, scraped
+from tests.workers.adaptive import FirstIfItMay
 from tests.workers.pair import opened, serving, spec, within
 from tests.workers.shifting import FROM, SHIFT, Shifting, network
 
@@ -60,14 +58,6 @@ SMALL: dict[str, object] = {"model": {"name": "small"}}
 EXITS: dict[str, object] = {"exits": "Declared"}
 
 
-class FirstIfItMay(Policy):
-    """Puts the small model first, unless audits refute it."""
-
-    def decide(self, now: float, beliefs: Beliefs) -> Decision:
-        small: When | None = None if beliefs.cascade is None else "first"
-        return Decision(CUT, predicted_ms=1e6, reason="fixed", small=small)
-
-
 @dataclass
 class Ran:
     """The records of a run in the order in which frames ended, and the edge's side of it."""
@@ -94,8 +84,7 @@ def run(wanted: ExperimentSpec, dataset: Shifting, earlier: Sequence[Record] = (
     large, far = network(wanted, 1, exits=True), network(wanted, 1)
     first, metrics, records = built(wanted, large), EdgeMetrics(adaptive=True), list[Record]()
     first.calibrated.resume(earlier)
-    metrics.audits(first.audit, first.kind)
-    metrics.recalibrates(first.calibrated)
+    metrics.cascade(first.calibrated, first.kind)
     metrics.planned(len(dataset), earlier)
 
     async def body() -> None:
@@ -107,8 +96,10 @@ def run(wanted: ExperimentSpec, dataset: Shifting, earlier: Sequence[Record] = (
             chooser: Chooser = Scheduled(wanted, large.network.pictures)
             if isinstance(first, cascade.Small) and wanted.partition.adaptive is not None:
                 model = small_model(first, wanted, dataset, earlier)
-                own: Callable[[Candidates, PolicyOptions], Policy] = FirstIfItMay
-                link.observer = chooser = adapting(wanted, measured, measured, [], own, small=model)
+                own = partial(FirstIfItMay, CUT)
+                link.observer = chooser = adapting(
+                    wanted, measured, measured, [], own, learner=model
+                )
             worker = StudyRunner(large, wanted, dataset, link, metrics, chooser, first)
             stack.callback(worker.close)
             steps, count = order(trials([CUT], 1), len(dataset), 0), len(dataset)

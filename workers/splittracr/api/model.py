@@ -66,9 +66,12 @@ def load(
         "dtype": dtype,
         "seed": seed,
     }
-    edge, workload = {"device": device, "threads": threads}, {"batchSize": batch_size}
-    alone = {"mode": "EdgeOnly"}
-    data = {"model": model, "partition": alone, "edge": edge, "workload": workload}
+    data = {
+        "model": model,
+        "partition": {"mode": "EdgeOnly"},
+        "edge": {"device": device, "threads": threads},
+        "workload": {"batchSize": batch_size},
+    }
     shown = {
         "model.name": ("name", name),
         "model.weightsFile": ("weights_file", weights_file),

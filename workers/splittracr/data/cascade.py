@@ -181,11 +181,11 @@ def together(one: Answer, other: Answer) -> tuple[Reduced, Reduced] | None:
     is and their inputs have one size. None if there is no such kind. Without a box in one of
     them any kind is right.
     """
-    inside = [are_boxes(each.reduced, each.described) for each in (one, other)]
-    if all(inside):
+    boxed = [are_boxes(each.reduced, each.described) for each in (one, other)]
+    if all(boxed):
         return in_picture(one.reduced, one.described), in_picture(other.reduced, other.described)
     empty = any(len(each.reduced["boxes"]) == 0 for each in (one, other))
-    alike = not any(inside) and one.geometry == other.geometry
+    alike = not any(boxed) and one.geometry == other.geometry
     return (one.reduced, other.reduced) if empty or alike else None
 
 

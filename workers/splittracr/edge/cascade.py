@@ -27,8 +27,8 @@ from splittracr.experiment.codec import RAW
 from splittracr.experiment.errors import FrameFailed, InvalidInput
 from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
-from splittracr.planning.audit import Audit, is_audited
-from splittracr.planning.decision import Decision, SmallRun
+from splittracr.planning.audit import is_audited
+from splittracr.planning.decision import Decision, FirstRun
 from splittracr.planning.recalibration import Calibrated, calibrated
 from splittracr.planning.schedule import Step
 from splittracr.wire.messages import Identity
@@ -54,9 +54,10 @@ class Tried:
 
     `answer` is the prediction if its `sureness` (millionths) is enough, else None. `result` is that
     of the frame. The large model starts from `rest`, after the stages `spent` (ms by stage).
-    Without `rest` the frame failed. `threshold` is the one in force. If the decision is to judge
-    the sample, there is no answer, and `every` has sureness and result of the model, or of each
-    exit. One without a result has sureness 0. `exit_ms` are the times of the exits that ran.
+    Without `rest` the frame failed. `threshold` is the one in force. There is no answer if the
+    decision is to judge the sample. Without an answer, `every` has sureness and result of the
+    model, or of each exit; one without a result has sureness 0. `exit_ms` are the times of the
+    exits that ran.
     """
 
     result: Result
@@ -89,9 +90,6 @@ class First(Protocol):
 
     @property
     def calibrated(self) -> Calibrated: ...
-
-    @property
-    def audit(self) -> Audit: ...
 
     @property
     def identity(self) -> Identity | None: ...
@@ -138,11 +136,6 @@ class Small:
             raise InvalidInput("spec.partition.cut", cut.name, expected)
 
     @property
-    def audit(self) -> Audit:
-        """The audits of its threshold."""
-        return self.calibrated.audit
-
-    @property
     def identity(self) -> Identity:
         """That of the small model."""
         return self.backend.identity
@@ -157,11 +150,11 @@ class Small:
         spent = {"small": first.total_ms - waited}
         mine = first.predictions.get(0)
         sureness = 0 if mine is None else self.judge.sureness(mine.reduced)
-        if mine is not None and decision.small == "judge":
+        if mine is None:
+            return Tried(first, None, sureness, [once], spent, threshold)
+        if decision.small == "judge" or sureness < threshold:
             every = ((sureness, _answer(mine)),)
             return Tried(first, None, sureness, [once], spent, threshold, every)
-        if mine is None or sureness < threshold:
-            return Tried(first, None, sureness, [once], spent, threshold)
         answered = replace(
             decision, cut=self.answers_at.index, codec=RAW, deadline_ms=None, hedge_ms=None
         )
@@ -319,18 +312,18 @@ def _cascaded(
     return Cascaded(network, tried.sureness, outcome, _run(tried), tried.threshold)
 
 
-def _run(tried: Tried) -> SmallRun:
+def _run(tried: Tried) -> FirstRun:
     """What the small model or the exits did, without reading and waits.
 
     Exits after the first sure one ran only so that the sample is judged.
     """
-    sure = [sureness >= tried.threshold for sureness, _ in tried.every]
+    sure = tried.sureness >= tried.threshold
     if tried.exit_ms:
-        needed = sure.index(True) + 1 if any(sure) else len(tried.exit_ms)
-        return SmallRun.of_exits(tried.exit_ms[:needed], sure=tried.sureness >= tried.threshold)
+        enough = [sureness >= tried.threshold for sureness, _ in tried.every]
+        needed = enough.index(True) + 1 if any(enough) else len(tried.exit_ms)
+        return FirstRun.of_exits(tried.exit_ms[:needed], sure=sure)
     stages = tried.result.stages
-    own = sum(stages.get(one, 0.0) for one in _OWN)
-    return SmallRun(tried.sureness >= tried.threshold, own)
+    return FirstRun(sure, sum(stages.get(one, 0.0) for one in _OWN))
 
 
 class _Once:

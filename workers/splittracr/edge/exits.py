@@ -16,7 +16,6 @@ from splittracr.experiment.codec import RAW
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
-from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision
 from splittracr.planning.recalibration import Calibrated, calibrated
 
@@ -40,11 +39,6 @@ class AtExits:
     def backend(self) -> Backend:
         """The large model, with the post-processor of exits."""
         return self.exits.backend
-
-    @property
-    def audit(self) -> Audit:
-        """The audits of their threshold."""
-        return self.calibrated.audit
 
     @property
     def digest(self) -> str:

@@ -23,13 +23,13 @@ from splittracr.edge.cascade import First
 from splittracr.edge.describing import based_on, describe
 from splittracr.edge.dial import Endpoint
 from splittracr.edge.drawing import Drawings
+from splittracr.edge.learner import learnt_exits, small_model
 from splittracr.edge.link import Link
 from splittracr.edge.metering import Meter, Spent, measured_power
 from splittracr.edge.readiness import Readiness
 from splittracr.edge.reporting import Reporter, Surroundings
 from splittracr.edge.run import Run, Schedule, measure
 from splittracr.edge.sending import sending
-from splittracr.edge.small_model import learnt_exits, small_model
 from splittracr.edge.steering import Steered
 from splittracr.edge.study import StudyRunner, class_names, labelled
 from splittracr.edge.timing import operation_times
@@ -60,8 +60,8 @@ from splittracr.planning.adapt import (
 )
 from splittracr.planning.decision import Chooser
 from splittracr.planning.emulation import Direction, seed
+from splittracr.planning.learner import Learner
 from splittracr.planning.schedule import chosen, order, total, trials
-from splittracr.planning.small_model import Learner
 from splittracr.results import basis
 from splittracr.results.basis import Basis
 from splittracr.results.environment import Environment, continued
@@ -186,8 +186,8 @@ async def _study(job: _Job) -> None:
         metrics.energy(spent.joules)
         ready = _ready(stack, spec, own, link)
         check = first.check_cut if first else _any_cut
-        small = await _small(job, first, dataset, profile, earlier)
-        chooser = await _chooser(job, own, link, profile, named, ready, check, small)
+        learner = await _learner(job, first, dataset, profile, earlier)
+        chooser = await _chooser(job, own, link, profile, named, ready, check, learner)
         runner = StudyRunner(own, spec, dataset, link, metrics, chooser, first)
         stack.callback(runner.close)
         environment, defined = await _described(
@@ -257,15 +257,16 @@ async def _first(job: _Job, own: Backend, dataset: Dataset) -> First | None:
     return await process.unless(job.stop, making)
 
 
-async def _small(
+async def _learner(
     job: _Job,
     first: First | None,
     dataset: Dataset,
     profile: Profile | None,
     earlier: Sequence[Record],
 ) -> Learner | None:
-    """The small model or the exits that mode Adaptive decides on; None without, or without a
-    profile: in other modes.
+    """The small model or the exits that mode Adaptive decides on.
+
+    None without a cascade, and in other modes, which have no profile.
     """
     learning: Callable[[], Learner]
     if profile is None:
@@ -294,8 +295,7 @@ def _watch(
 ) -> None:
     """Continue threshold and audits of a cascade, and show and report them."""
     first.calibrated.resume(earlier)
-    metrics.audits(first.audit, first.kind)
-    metrics.recalibrates(first.calibrated)
+    metrics.cascade(first.calibrated, first.kind)
     reporter.use_cascade(first.calibrated)
 
 
@@ -426,13 +426,13 @@ async def _chooser(
     named: Sequence[Cut],
     ready: Ready,
     check: Callable[[Cut], None],
-    small: Learner | None,
+    learner: Learner | None,
 ) -> Chooser:
     """The chooser of the study: a policy if there is a profile, else the settings."""
     spec = job.spec
     if profile is not None and link is not None:
         indices = [cut.index for cut in named]
-        return await _adapting(spec, profile, link, indices, job.metrics, ready, small)
+        return await _adapting(spec, profile, link, indices, job.metrics, ready, learner)
     resolve, usable = partial(_live_cut, own, link, check), partial(_live_codecs, link)
     return Steered(spec, own.network.pictures, job.reporter.settings, resolve, usable)
 
@@ -444,7 +444,7 @@ async def _adapting(
     named: Sequence[int],
     metrics: EdgeMetrics,
     ready: Ready,
-    small: Learner | None,
+    learner: Learner | None,
 ) -> Adapting:
     """The chooser of mode Adaptive, after it has measured the link.
 
@@ -452,7 +452,7 @@ async def _adapting(
     """
     server = link.welcome.profile if link.welcome else None
     own = own_policy.find(spec)
-    chooser = adapting(spec, profile, server or profile, named, own, ready, small)
+    chooser = adapting(spec, profile, server or profile, named, own, ready, learner)
     metrics.decides(lambda: chooser.beliefs(time.perf_counter()))
     link.observer = chooser
     chooser.connection(alive=link.connected)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from splittracr.edge.result import Result
 from splittracr.experiment.types import Record
-from splittracr.planning.decision import Outcome, SmallRun
+from splittracr.planning.decision import FirstRun, Outcome
 from splittracr.planning.schedule import Step
 
 Audited = Literal["agrees", "disagrees", "failed"]
@@ -25,7 +25,7 @@ class Cascaded:
     network: Literal["small", "exit", "large"]
     sureness: int | None = None
     audit: Audited | None = None
-    run: SmallRun | None = None
+    run: FirstRun | None = None
     threshold: int | None = None
     judged: tuple[tuple[int, bool], ...] | None = None
 
@@ -41,7 +41,7 @@ class Finished:
     def outcome(self) -> Outcome:
         """The outcome that a policy learns from."""
         made = self.result.outcome()
-        return made if self.cascaded is None else replace(made, small=self.cascaded.run)
+        return made if self.cascaded is None else replace(made, first=self.cascaded.run)
 
 
 def records(

@@ -395,7 +395,13 @@ class PartitionSpec(SpecModel):
     repeats: int = Field(
         default=1, ge=1, le=10000, description="Times each sample is measured at each cut."
     )
-    seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of a sweep's order.")
+    seed: int = Field(
+        default=0,
+        ge=0,
+        le=2**31 - 1,
+        description="Seed of a sweep's order, and of the samples of a cascade that are audited or "
+        "judged.",
+    )
     adaptive: Annotated[AdaptiveSpec | None, DEFINES] = Field(
         default=None, description="How mode Adaptive chooses."
     )

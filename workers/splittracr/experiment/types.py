@@ -333,8 +333,8 @@ class Record(Versioned):
     )
     threshold: int | None = Field(
         default=None,
-        description="In a cascade: the sureness from which it answered as this sample ran, in "
-        "millionths. Absent if neither ran.",
+        description="In a cascade: the threshold in force when the small model or the exits ran, "
+        "in millionths. Absent if neither ran.",
     )
     audit: Literal["agrees", "disagrees", "failed"] | None = Field(
         default=None,

@@ -18,7 +18,6 @@ from splittracr.exposition import Exposition, Values
 from splittracr.measure.device import Device
 from splittracr.measure.energy.sensor import Zone
 from splittracr.measure.usage import Sample
-from splittracr.planning.audit import Audit
 from splittracr.planning.decision import Decision, Fallback, Outcome
 from splittracr.planning.estimate import Beliefs
 from splittracr.planning.meter import LinkMeter
@@ -155,20 +154,17 @@ class EdgeMetrics(Metrics):
         """Show this link from now on."""
         self._link = link
 
-    def audits(self, audit: Audit, first: str) -> None:
-        """Show what answers in a cascade, and what audits say, from now on.
+    def cascade(self, calibrated: Calibrated, first: str) -> None:
+        """Show what answers in a cascade, its audits and its threshold from now on.
 
         `first` is `small` or `exit`.
         """
+        made, audit = self.exposition, calibrated.audit
         self._cascade |= {(first,): 0.0, ("large",): 0.0}
         self._audits |= {("agrees",): 0.0, ("disagrees",): 0.0, ("failed",): 0.0}
-        self.exposition.read_one("splittracr_cascade_disagreement_ratio", lambda: audit.bound)
+        made.read_one("splittracr_cascade_disagreement_ratio", lambda: audit.bound)
         if audit.promised is not None:
-            self.exposition.read_one("splittracr_cascade_drifted", lambda: int(audit.drifted))
-
-    def recalibrates(self, calibrated: Calibrated) -> None:
-        """Show the threshold of a cascade, and how often it was chosen anew, from now on."""
-        made = self.exposition
+            made.read_one("splittracr_cascade_drifted", lambda: int(audit.drifted))
         made.read_one("splittracr_cascade_threshold_ratio", lambda: calibrated.threshold / 1e6)
         made.read(
             "splittracr_cascade_recalibrations",

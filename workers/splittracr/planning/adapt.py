@@ -13,11 +13,11 @@ from splittracr.planning import cost
 from splittracr.planning.cost import Limits, Objective, Power, power
 from splittracr.planning.decision import Decision, Outcome
 from splittracr.planning.estimate import Beliefs, Smoothed, Tracker
+from splittracr.planning.learner import Learner
 from splittracr.planning.plan import check_accuracy, static_exclusions
 from splittracr.planning.policy import Policy, PolicyOptions, Reason
 from splittracr.planning.registry import Maker, create
 from splittracr.planning.schedule import Step
-from splittracr.planning.small_model import Learner
 from splittracr.planning.transfer import Transfer
 
 HANDSHAKE_BYTES = (1_024, 32_768)
@@ -42,12 +42,14 @@ class Adapting:
     the frame uses the cut of the one before, or else the edge alone.
 
     It learns from finished frames and, as a `LinkObserver`, from transfers. The latter include
-    replies that arrive after the edge has finished their frame itself. With a `small` model, or
-    exits, the policy also decides whether these go first.
+    replies that arrive after the edge has finished their frame itself. With a `learner` the
+    policy also decides whether the small model, or the exits, go first.
     """
 
-    def __init__(self, policy: Policy, ready: Ready = always, small: Learner | None = None) -> None:
-        self._policy, self._ready, self._small = policy, ready, small
+    def __init__(
+        self, policy: Policy, ready: Ready = always, learner: Learner | None = None
+    ) -> None:
+        self._policy, self._ready, self._learner = policy, ready, learner
         self._used: Decision | None = None
         candidates = policy.candidates
         self._tracker = Tracker(
@@ -59,9 +61,9 @@ class Adapting:
     def beliefs(self, now: float) -> Beliefs:
         """Return the estimates that decisions are based on."""
         beliefs = self._tracker.beliefs(now * 1e3)
-        if self._small is None:
+        if self._learner is None:
             return beliefs
-        return replace(beliefs, cascade=self._small.believed(beliefs.edge_factor))
+        return replace(beliefs, cascade=self._learner.believed(beliefs.edge_factor))
 
     def choose(self, step: Step, now: float) -> Decision:
         """Return the policy's decision for the next frame, or one that is ready."""
@@ -74,11 +76,11 @@ class Adapting:
         self._used = decision = replace(decision, epoch=self._epoch(decision))
         latency = decision.predicted_ms or 0.0
         decision = replace(decision, predicted_ms=latency + self._around.value)
-        if self._small is None or decision.small is not None:
+        if self._learner is None or decision.small is not None:
             return decision
         # With another objective than latency a slower answer may pay, too.
         slowest = latency if self._policy.settings.objective.latency_alone else np.inf
-        if not self._small.is_due(slowest, beliefs.edge_factor):
+        if not self._learner.is_due(slowest, beliefs.edge_factor):
             return decision
         return replace(decision, small="after", reason=Reason.EXPLORE.value)
 
@@ -108,10 +110,7 @@ class Adapting:
         )
 
     def _epoch(self, decision: Decision) -> int:
-        """Return how often cut, codec, or whether the small model goes first, have changed.
-
-        Exits count as a small model.
-        """
+        """Return how often cut, codec, or what goes first, have changed."""
         used = self._used
         if used is None:
             return 0
@@ -130,22 +129,22 @@ class Adapting:
             return
         around = sum(stages.get(stage, 0.0) for stage in _AROUND)
         # Times before the candidate's own, and of the profile's head among them.
-        before, head_ms, small = 0.0, 0.0, outcome.small
-        if self._small is not None and small is not None:
-            self._small.ran(small)
+        before, head_ms, first = 0.0, 0.0, outcome.first
+        if self._learner is not None and first is not None:
+            self._learner.ran(first)
             if decision.small == "first":
-                head_ms = self._small.head_ms(small)
-                if small.sure:  # the large model did not run, or only up to the exit
+                head_ms = self._learner.head_ms(first)
+                if first.sure:  # the large model did not run, or only up to the exit
                     self._tracker.computed(stages.get("head", 0.0), head_ms)
                     return
-                before = small.ms
+                before = first.ms
                 around += stages.get("small", before) - before
                 if decision.cut == 0:
                     before += stages.get("head", 0.0)
                 else:
                     head_ms = 0.0  # a part of that of the candidate
-        if self._small is not None:
-            self._small.prepared(sum(stages.get(stage, 0.0) for stage in _PREPARED))
+        if self._learner is not None:
+            self._learner.prepared(sum(stages.get(stage, 0.0) for stage in _PREPARED))
         candidates = self._policy.candidates
         i = candidates.position(decision.cut, str(decision.codec))
         self._around.observe(around)
@@ -192,12 +191,12 @@ def adapting(
     named: Sequence[int],
     own: Maker | None = None,
     ready: Ready = always,
-    small: Learner | None = None,
+    learner: Learner | None = None,
 ) -> Adapting:
     """Build the chooser of mode Adaptive. `named` are the cuts it may use; empty means all.
 
     `own` makes the policy if the manifest names one of the user's. `ready` says which decisions
-    can be carried out at once. `small` is the small model of a cascade, or its exits.
+    can be carried out at once. `learner` has the small model of a cascade, or its exits.
 
     Raises InvalidInput if nothing that sends keeps the accuracy asked for.
     """
@@ -211,19 +210,19 @@ def adapting(
         accuracy=_share(adaptive.accuracy_percent),
     )
     check_accuracy(offered, limits, "spec.partition.adaptive.accuracyPercent")
-    if small is not None and own is None:
-        # Behind the small model a candidate may keep less: the policy has the limit.
+    if learner is not None and own is None:
+        # Behind a small model or exits a candidate may keep less: the policy has the limit.
         limits = replace(limits, accuracy=None)
     excluded = static_exclusions(offered, limits)
     keep = np.array([reason is None for reason in excluded])
     keep[offered.edge_only] = True  # the only candidate that works without a server
     kept, options = offered.only(keep), settings(adaptive, _power(spec, edge))
-    if small is not None and limits.memory_bytes is not None:
-        left = limits.memory_bytes - small.memory_bytes
+    if learner is not None and limits.memory_bytes is not None:
+        left = limits.memory_bytes - learner.memory_bytes
         options = replace(options, memory_beside_small=left)
     if own is not None:
-        return Adapting(own(kept, options), ready, small)
-    return Adapting(create(adaptive.policy.lower(), kept, options), ready, small)
+        return Adapting(own(kept, options), ready, learner)
+    return Adapting(create(adaptive.policy.lower(), kept, options), ready, learner)
 
 
 def _share(percent: int | None) -> float | None:

@@ -14,7 +14,7 @@ from splittracr.planning.schedule import Step
 Fallback = Literal["deadline", "hedge", "server-lost"]
 """Why the edge finished a frame that was planned for the server."""
 
-Small = Literal["first", "after", "judge"]
+When = Literal["first", "after", "judge"]
 """When the small model of a cascade, or its exits, run on a sample: before the large model, or
 after its answer. That is a try, or the sample is judged with all exits, for a new threshold.
 """
@@ -42,7 +42,7 @@ class Decision:
     reason: str | None = None
     predicted_regret_ms: float | None = None
     probe_bytes: int = 0
-    small: Small | None = None
+    small: When | None = None
 
     @property
     def choice(self) -> tuple[int, Codec | PictureCodec, bool]:
@@ -51,7 +51,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class SmallRun:
+class FirstRun:
     """A run of the small model, or of exits: whether it was sure, and its time in milliseconds.
 
     The time is that from preparing the sample to its result. For exits it is the sum of `exit_ms`,
@@ -73,8 +73,7 @@ class Outcome:
     """One finished frame.
 
     `stages` are those of its record. `receiving_up_ms` is the time over which the request arrived,
-    by the server's clock. `small` is None unless the small model of a cascade, or its
-    exits, ran.
+    by the server's clock. `first` is None unless the small model of a cascade, or its exits, ran.
     """
 
     decision: Decision
@@ -82,7 +81,7 @@ class Outcome:
     total_ms: float
     stages: Mapping[str, float]
     receiving_up_ms: float
-    small: SmallRun | None = None
+    first: FirstRun | None = None
 
 
 class Chooser(Protocol):

@@ -79,7 +79,7 @@ class Calibrated:
     """
 
     def __init__(self, threshold: int, promised: float | None, pictures: int | None = None) -> None:
-        self.threshold, self._calibrated = threshold, threshold
+        self.threshold, self._first_threshold = threshold, threshold
         self.audit = Audit(promised, recalibrates=pictures is not None)
         self.proven = self.unproven = 0
         self._pictures = pictures or 0
@@ -130,8 +130,8 @@ class Calibrated:
             self.observe(one)
 
     def _audited(self, seen: Seen) -> Change | None:
-        # An audit of an earlier threshold can end late.
-        ours = (seen.threshold or self._calibrated) == self.threshold
+        # An audit of an earlier threshold can end late. Old records have no threshold.
+        ours = (seen.threshold or self._first_threshold) == self.threshold
         if seen.audit in ("agrees", "disagrees") and ours:
             self.audit.add(agrees=seen.audit == "agrees")
         return Change(self.threshold) if self.audit.judging else None

@@ -22,11 +22,11 @@ from splittracr.planning.adapt import HANDSHAKE_BYTES
 from splittracr.planning.audit import Audit
 from splittracr.planning.cascade import Cascade
 from splittracr.planning.cost import Array, Candidates
-from splittracr.planning.decision import Decision, SmallRun
+from splittracr.planning.decision import Decision, FirstRun
 from splittracr.planning.emulated_link import Conditions, EmulatedLink, Span
 from splittracr.planning.estimate import Tracker
+from splittracr.planning.learner import Learner, LearntExits, SmallModel
 from splittracr.planning.policy import Policy
-from splittracr.planning.small_model import Learner, LearntExits, SmallModel
 from splittracr.planning.transfer import Transfer
 
 _NS = 1e6  # nanoseconds in a millisecond
@@ -116,51 +116,51 @@ def simulate(
     ends = sum(span.duration_ns for span in spans) / _NS
     now = world.handshake()
     latencies: list[float] = []
-    learnt = _learnt(cascade) if decides and cascade is not None else None
+    learner = _learner(cascade) if decides and cascade is not None else None
     runs = _runs(cascade)
     while now < ends or not latencies:
         world.receive(now)
         beliefs = world.tracker.beliefs(now)
-        if learnt is not None:
-            beliefs = replace(beliefs, cascade=learnt.believed(beliefs.edge_factor))
+        if learner is not None:
+            beliefs = replace(beliefs, cascade=learner.believed(beliefs.edge_factor))
         decision = policy.decide(now, beliefs)
         if decision.probe_bytes:
             world.send(now, decision.probe_bytes, 0.0, _PROBE_REPLY)
-        run = next(runs)
-        first = run if learnt is None or decision.small == "first" else None
+        drawn = next(runs)
+        first = drawn if learner is None or decision.small == "first" else None
         latency, c = 0.0, policy.candidates
         if first is not None and cascade is not None:
             latency, c = first.ms, cascade.onward(c)
-        if first is None or not first.small.sure:
+        if first is None or not first.run.sure:
             candidate = c.position(decision.cut, str(decision.codec))
             rest = _frame(world, c, now + latency, decision, candidate)
             policy.learn(candidate, rest, beliefs)
             latency += rest
         latencies.append(latency)
         now += latency
-        if learnt is None or run is None:
+        if learner is None or drawn is None:
             continue
-        if first is None and not learnt.is_due(decision.predicted_ms or 0.0):
+        if first is None and not learner.is_due(decision.predicted_ms or 0.0):
             continue
-        learnt.ran(run.small)
-        now += 0.0 if first is not None else run.alone_ms
+        learner.ran(drawn.run)
+        now += 0.0 if first is not None else drawn.alone_ms
     return Run(np.array(latencies), policy.epoch)
 
 
 @dataclass(frozen=True)
-class _FirstRun:
+class _Drawn:
     """A run of the small model or of exits.
 
     `ms` is the time to its answer, or that it adds to a sample that goes on. `alone_ms` is its time
     if nothing follows: of exits that are not sure with the head up to the last one.
     """
 
-    small: SmallRun
+    run: FirstRun
     ms: float
     alone_ms: float
 
 
-def _runs(cascade: Cascade | None) -> Iterator[_FirstRun | None]:
+def _runs(cascade: Cascade | None) -> Iterator[_Drawn | None]:
     """Yield the run of the small model, or of the exits, on each frame; None without a cascade.
 
     Draws from a fixed seed which frames end early.
@@ -168,18 +168,18 @@ def _runs(cascade: Cascade | None) -> Iterator[_FirstRun | None]:
     if cascade is None:
         yield from repeat(None)
         return
-    drawn = random.Random(0)
+    source = random.Random(0)
     own_ms = [one.own_ms for one in cascade.exits]
     while True:
-        quantile = drawn.random()
+        quantile = source.random()
         sure, end = quantile < cascade.sure, cascade.end(quantile)
         alone_ms = cascade.ends[end][0]
         ms = alone_ms if sure else cascade.small_ms
-        ran = SmallRun(sure, ms, tuple(own_ms[: end + 1]))
-        yield _FirstRun(ran, ms, alone_ms)
+        ran = FirstRun(sure, ms, tuple(own_ms[: end + 1]))
+        yield _Drawn(ran, ms, alone_ms)
 
 
-def _learnt(cascade: Cascade) -> Learner:
+def _learner(cascade: Cascade) -> Learner:
     """The small model, or the exits, at the start of a study: times and promise are known."""
     audit = Audit(cascade.wrong / cascade.sure if cascade.sure else 1.0)
     if cascade.exits:
@@ -244,15 +244,15 @@ def oracle(
     latencies, switches, last = list[float](), 0, None
     runs = _runs(cascade)
     while now < ends or not latencies:
-        run = next(runs)
+        drawn = next(runs)
         found: list[tuple[float, int | None]] = []
         if alone.any():
             found.append(_soonest(c, future, now, alone))
-        if run is not None and run.small.sure and behind.any():
-            found.append((run.ms, None))
-        elif run is not None and behind.any():
-            rest, best = _soonest(onward, future, now + run.ms, behind)
-            found.append((run.ms + rest, best))
+        if drawn is not None and drawn.run.sure and behind.any():
+            found.append((drawn.ms, None))
+        elif drawn is not None and behind.any():
+            rest, best = _soonest(onward, future, now + drawn.ms, behind)
+            found.append((drawn.ms + rest, best))
         latency, sent = min(found, key=lambda one: one[0])
         if sent is not None:
             switches += last not in (None, sent)

@@ -69,7 +69,7 @@ def advise(
     adaptive = environment.manifest.spec.partition.adaptive
     asked = None if adaptive is None else adaptive.accuracy_percent
     share = SHARE if asked is None else asked / 100
-    predicted = any(o.latency_ms and not o.latency_ms.measured for o in candidates)
+    predicted = any(one.latency_ms and not one.latency_ms.measured for one in candidates)
     return Advice(
         tuple(candidates),
         share,

@@ -49,7 +49,7 @@ class Table:
     def read(cls, page: str) -> Self:
         """The table of a page.
 
-        It has no cuts, and one error: the largest of all models stands for each.
+        Its verdicts have no cuts, and all that are computed have the largest error of the page.
         Raises ValueError if the page has no place for a table, or another table than `written`.
         """
         text = _parts(page)[1]

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from splittracr.planning.audit import Audit
 from splittracr.planning.cascade import Cascade, Exit
-from splittracr.planning.decision import SmallRun
+from splittracr.planning.decision import FirstRun
 from splittracr.planning.estimate import Smoothed
 
 EVERY = 64
@@ -91,7 +91,7 @@ class Learner(ABC):
         self._untried = 0
         return True
 
-    def ran(self, run: SmallRun) -> None:
+    def ran(self, run: FirstRun) -> None:
         """Learn from a run."""
         self._learn_ms(run)
         self._saw(run.sure, max(0, len(run.exit_ms) - 1))
@@ -99,7 +99,7 @@ class Learner(ABC):
     def prepared(self, ms: float) -> None:  # noqa: B027
         """Learn the time in ms around the large model that an answer saves; exits save none."""
 
-    def head_ms(self, run: SmallRun) -> float:
+    def head_ms(self, run: FirstRun) -> float:
         """By the profile, the time of the large model's head in a run; 0 for a small model."""
         del run
         return 0.0
@@ -130,7 +130,7 @@ class Learner(ABC):
         """The mean time in ms of a run that is sure."""
 
     @abstractmethod
-    def _learn_ms(self, run: SmallRun) -> None:
+    def _learn_ms(self, run: FirstRun) -> None:
         """Learn the time of a run."""
 
 
@@ -164,7 +164,7 @@ class SmallModel(Learner):
         """Its time in ms, less the time around the large model that this share of answers saves."""
         return max(0.0, self._ms.value - sure * self._around.value)
 
-    def _learn_ms(self, run: SmallRun) -> None:
+    def _learn_ms(self, run: FirstRun) -> None:
         self._ms.observe(run.ms)
 
 
@@ -179,7 +179,7 @@ class LearntExits(Learner):
         self._exits = tuple(exits)
         self._own_ms = [_measured(one.own_ms) for one in exits]
 
-    def head_ms(self, run: SmallRun) -> float:
+    def head_ms(self, run: FirstRun) -> float:
         return self._exits[len(run.exit_ms) - 1].head_ms
 
     def _cascade(self, edge_factor: float) -> Cascade:
@@ -193,7 +193,7 @@ class LearntExits(Learner):
     def _answer_ms(self, edge_factor: float) -> float:
         return replace(self._cascade(edge_factor), sure=1.0).own_ms * edge_factor
 
-    def _learn_ms(self, run: SmallRun) -> None:
+    def _learn_ms(self, run: FirstRun) -> None:
         for own, ms in zip(self._own_ms, run.exit_ms, strict=False):
             own.observe(ms)
 

@@ -19,7 +19,7 @@ from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Record
 from splittracr.planning.cascade import Exit
-from splittracr.planning.small_model import LearntExits, SmallModel
+from splittracr.planning.learner import LearntExits, SmallModel
 
 _TIMED = 3  # samples, after one that warms up
 
@@ -35,7 +35,7 @@ def small_model(
     clock, answers = Clock(own.device), OfSmall(own)
     (ms,) = _times_ms(1, dataset, lambda sample: [clock(answers.of, sample)[1]])
     memory = _memory(own, spec) if _limited(spec) else 0
-    made = SmallModel(own.network.name, ms * _slowdown(spec), small.audit, memory)
+    made = SmallModel(own.network.name, ms * _slowdown(spec), small.calibrated.audit, memory)
     made.resume(_runs(earlier, small.spec.threshold_per_million, [small.answers_at.index]))
     return made
 
@@ -69,7 +69,7 @@ def learnt_exits(
             )
             for cut, ms in zip(cuts, _times_ms(len(cuts), dataset, of), strict=True)
         ],
-        exits.audit,
+        exits.calibrated.audit,
         exits.exits.memory_bytes,
     )
     made.resume(_runs(earlier, exits.spec.threshold_per_million, [cut.index for cut in cuts]))
