@@ -231,7 +231,9 @@ def test_the_report_of_a_cascade_says_what_audits_have_found(
     [
         (0, "The first refutation was at edge-0; calibrate on pictures like these. After sample 3 "
          "of edge-0: audits refute the promise of threshold 0.1."),
-        (100, "The first refutation was at edge-0. After sample 3 of edge-0: audits refute the "
+        (100, "Audits refuted the promise. 4 of 5 audited answers of the edge disagree with the "
+         "model of the study. The promise is at most 5 %. "
+         "The first refutation was at edge-0. After sample 3 of edge-0: audits refute the "
          "promise of threshold 0.1. After sample 104 of edge-0: recalibrated on 100 pictures: "
          "threshold 0.1 -> 0.93."),
     ],
@@ -260,6 +262,7 @@ def test_the_report_says_when_a_cascade_was_recalibrated(
     ]
     page = report(tmp_path, [*small, *large], manifest=manifest)
     assert words in page.text.replace("\u00a0", " ")
+    assert "lowest median" not in page.text  # its cuts are no alternatives
 
 
 def test_batches_are_shown_as_samples_and_frames(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Place, Record
 from splittracr.results import labels, report, terminal
 from splittracr.results.summary import Summary
@@ -163,3 +164,26 @@ def test_outputs_that_differ_between_cuts_are_announced(tmp_path: Path, differ: 
     begins = "Outputs differ. The raw output of 3 of 3 samples depends on the cut: at input, "
     assert (begins in console.file.getvalue()) == differ
     assert ("and 6 more cuts it is not that of cut output." in console.file.getvalue()) == differ
+
+
+@pytest.mark.parametrize("disagreeing", [1, 9])
+def test_audits_that_refute_the_promise_are_announced(disagreeing: int, tmp_path: Path) -> None:
+    cascade = {
+        "model": {"name": "tiny"}, "statistic": "Margin", "thresholdPerMillion": 1,
+        "maxDisagreementPerMillion": 50_000,
+    }  # fmt: skip
+    partition = {"mode": "Cascade", "cut": "input", "cascade": cascade}
+    spec = {"model": {"name": "resnet18"}, "partition": partition}
+    known = synthetic.environment(CUTS)
+    manifest = known.manifest.model_copy(update={"spec": ExperimentSpec.model_validate(spec)})
+    outcomes = ["disagrees"] * disagreeing + ["agrees"] * (20 - disagreeing)
+    records = [
+        synthetic.record(CUTS[-1], sample, network="small", audit=audit)
+        for sample, audit in enumerate(outcomes)
+    ]
+    synthetic.write_study(tmp_path, records, known.model_copy(update={"manifest": manifest}))
+    console = Console(file=io.StringIO(), width=80)
+    terminal.show(report.write_results(tmp_path), tmp_path, console)
+    assert isinstance(console.file, io.StringIO)
+    announced = "Audits refute the promise. 9 of 20 audited answers" in console.file.getvalue()
+    assert announced == (disagreeing == 9)

@@ -50,6 +50,7 @@ def test_a_model_is_run_again_only_if_asked(
     options = ["--only", "squeezenet1_1", "--table", str(page), "--memory-gibibytes", "0.01"]
     before = page.read_text()
     assert verify.main(options) == 0
+    assert "left out 1 of 1 models: the table has them; --again" in capsys.readouterr().err
     assert page.read_text() == before
     assert verify.main([*options, "--again"]) == 0
     (line,) = capsys.readouterr().out.splitlines()

@@ -18,11 +18,10 @@ from markupsafe import Markup
 from splittracr.experiment import manifest
 from splittracr.experiment.contracts import EDGE
 from splittracr.experiment.energy import MachineLoad
-from splittracr.experiment.spec import CascadeSpec
 from splittracr.experiment.types import STAGES, Cut, Exactness, Record, Tier
-from splittracr.planning.recalibration import calibrated
 from splittracr.results import (
     advice_words,
+    audits,
     columns,
     flat,
     journal,
@@ -52,7 +51,6 @@ FILE = "report.html"
 """The report's name in a results folder."""
 
 _MAX_ERRORS = 5
-_MAX_CHANGES = 10
 _SLOWEST = 8  # operations of each end that are shown
 _log = logging.getLogger(__name__)
 
@@ -260,39 +258,10 @@ def _notes(
     return notes
 
 
-def _audits(environment: Environment, records: Sequence[Record]) -> Iterator[tuple[str, str]]:
-    """A note on the audits of a cascade, if there were any."""
-    cascade = environment.manifest.spec.partition.cascade
-    judged = [one for one in records if one.audit in ("agrees", "disagrees")]
-    if cascade is None or not judged:
-        return
-    disagreeing = sum(one.audit == "disagrees" for one in judged)
-    answers = words.plural(len(judged), "audited answer")
-    text = f"{disagreeing:,} of {answers} of the edge disagree with the model of the study."
-    heading, limit = "Audits.", cascade.max_disagreement_per_million
-    if limit is not None:
-        text += f" The promise is at most {words.percent(limit / 1e6)}."
-        drifted, lasts, changes = _drifts(cascade, records)
-        if drifted:
-            heading = "Audits refute the promise."
-            text += f" The first refutation was at {drifted}"
-            text += "; calibrate on pictures like these." if lasts else "."
-            text += "".join(f" {change}" for change in changes[-_MAX_CHANGES:])
-    yield heading, text
-
-
-def _drifts(cascade: CascadeSpec, records: Sequence[Record]) -> tuple[str | None, bool, list[str]]:
-    """The edge that drifted first, whether a drift lasts, and what recalibrations have changed."""
-    edges = {one.edge: calibrated(cascade) for one in records}
-    first, changes = None, []
-    for one in records:
-        now = edges[one.edge]
-        change = now.observe(one)
-        first = first or (one.edge if now.audit.drifted else None)
-        if change is not None:
-            changes.append(f"After sample {one.sample:,} of {one.edge}: {change}.")
-    lasts = cascade.recalibrate is None or any(one.audit.drifted for one in edges.values())
-    return first, lasts, changes
+def _audits(environment: Environment, records: Sequence[Record]) -> list[tuple[str, str]]:
+    """The note on the audits of a cascade, if there were any."""
+    found = audits.note(environment.manifest.spec.partition.cascade, records)
+    return [] if found is None else [(found.heading, found.text)]
 
 
 def _measured(figures: Summary, environment: Environment) -> list[Cut]:

@@ -10,8 +10,9 @@ from rich.text import Text
 
 from splittracr.experiment.contracts import EDGE, SERVER
 from splittracr.experiment.types import Record, Tier
-from splittracr.results import journal
+from splittracr.results import audits, journal
 from splittracr.results.energy import of_machine
+from splittracr.results.environment import read_environment
 from splittracr.results.summary import CutFigures, Summary
 from splittracr.results.words import (
     NOTHING,
@@ -49,6 +50,11 @@ def show(summary: Summary, out: Path, console: Console) -> None:
         console.print(predictions_table(records))
     if summary.outputs and summary.outputs.differing:
         sentence = f"Outputs differ. {differing(summary.outputs)}"
+        console.print(Text(sentence, style="yellow"), soft_wrap=True)
+    cascade = read_environment(out).manifest.spec.partition.cascade
+    found = audits.note(cascade, records)
+    if found is not None and found.refuted:
+        sentence = f"{found.heading} {found.text}"
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
     if summary.study.labels:
         console.print(Text(summary.study.labels), soft_wrap=True)

@@ -154,8 +154,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     wanted = _matching(names, options.only)
     if not wanted:
         parser.error(f"no model is called like {' or '.join(map(repr, options.only))}")
+    known = [] if options.again else [name for name in wanted if name in table.verdicts]
+    if known:
+        left_out = f"{len(known)} of {len(wanted)} models: the table has them"
+        print(f"left out {left_out}; --again runs them", file=sys.stderr, flush=True)
     for name in wanted:
-        if name in table.verdicts and not options.again:
+        if name in known:
             continue
         verdict = check_apart(name, options.memory_gibibytes)
         print(verdict.line(), flush=True)
