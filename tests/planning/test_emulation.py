@@ -6,7 +6,7 @@ import pytest
 
 from splittracr.experiment.spec import LinkSpec
 from splittracr.planning.emulated_link import Conditions, Span
-from splittracr.planning.emulation import Direction, conditions, in_words, seed
+from splittracr.planning.emulation import AS_IT_IS, Direction, conditions, emulated, in_words, seed
 
 MS, SECOND, MBIT = 10**6, 10**9, 10**6
 RATES = {"uplinkKilobitsPerSecond": 5000, "downlinkKilobitsPerSecond": 20000}
@@ -75,3 +75,16 @@ def test_directions_and_edges_have_random_numbers_of_their_own() -> None:
 def test_words(fields: dict[str, Any], words: str) -> None:
     assert in_words(link(**fields)).startswith("emulated: ")
     assert in_words(link(**fields)).endswith(words)
+
+
+def test_what_is_emulated_names_edge_and_link() -> None:
+    both = in_words(link(**RATES))
+    slowed = "edge slowed to 400 % of its own time"
+    assert emulated(100, AS_IT_IS) is None
+    assert emulated(400, AS_IT_IS) == slowed
+    assert emulated(100, both) == "link of 5 Mbit/s up, 20 Mbit/s down"
+    assert emulated(400, both) == f"{slowed}; link of 5 Mbit/s up, 20 Mbit/s down"
+    two = f"{both} at the edge; {AS_IT_IS} at the server"
+    assert emulated(100, two) == (
+        "link of 5 Mbit/s up, 20 Mbit/s down at the edge; as it is at the server"
+    )

@@ -15,7 +15,7 @@ from splittracr.edge.exactness import joint
 from splittracr.edge.link import Link
 from splittracr.experiment.spec import ExperimentSpec, SplitExperiment
 from splittracr.measure import machine
-from splittracr.planning.emulation import AS_IT_IS, in_words
+from splittracr.planning.emulation import AS_IT_IS, emulated, in_words
 from splittracr.results.basis import Basis, Pictures
 from splittracr.results.environment import End, Environment, Run
 from splittracr.transport.emulate import trace_digest
@@ -60,7 +60,6 @@ def describe(
 ) -> Environment:
     """The study's environment at this time; the edge is to make `samples` records in all."""
     now = datetime.now(UTC)
-    slowdown = experiment.spec.edge.slowdown_percent
     between = _link(experiment.spec, link)
     return Environment(
         uid=uid,
@@ -68,7 +67,7 @@ def describe(
         weights=own.network.weights,
         preparation=own.network.preparation,
         link=between,
-        emulated=f"edge slowed to {slowdown} % of its own time" if slowdown > 100 else None,
+        emulated=emulated(experiment.spec.edge.slowdown_percent, between),
         edge=measuring.end(own),
         server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
         cuts=joint(own.proof.cuts, link.welcome.classes if link and link.welcome else {}),

@@ -9,6 +9,8 @@ from splittracr.planning.emulated_link import Conditions, Span, constant, scaled
 AS_IT_IS = "as it is"
 """The text for a link that is not emulated."""
 
+_EMULATED = "emulated: "
+
 _KILOBIT = 1000
 _MILLISECOND = 10**6  # nanoseconds
 _SECOND = 10**9
@@ -76,7 +78,17 @@ def in_words(link: LinkSpec | None) -> str:
         words.append(f"up to {link.jitter_milliseconds} ms jitter")
     if link.loss_per_million:
         words.append(f"{link.loss_per_million / 10_000:g} % of packets lost")
-    return "emulated: " + ", ".join(words)
+    return _EMULATED + ", ".join(words)
+
+
+def emulated(slowdown_percent: int, link: str) -> str | None:
+    """Describe what is emulated, None for nothing; `link` is in the words of `in_words`."""
+    words = []
+    if slowdown_percent > 100:
+        words.append(f"edge slowed to {slowdown_percent} % of its own time")
+    if link != AS_IT_IS:
+        words.append(f"link of {link.replace(_EMULATED, '')}")
+    return "; ".join(words) or None
 
 
 def _rates(link: LinkSpec) -> str:

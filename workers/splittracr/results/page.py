@@ -159,7 +159,7 @@ samples of a data set class are loaded twice; they count unless they are random.
   names is two samples. The study is refused if two class folders are one. A picture behind a broken
   link is a sample that fails. Other files are counted by extension, as in
   `Skipped 12 files: 10 .heic, 2 .mp4.`
-- **Emulated** edges and **random weights** are named in every table, figure and file.
+- **Emulated** edges and links, and **random weights**, are named in every table, figure and file.
 
 If all samples failed, the study failed: exit code 3, and state Failed in a cluster.
 

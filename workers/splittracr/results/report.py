@@ -226,7 +226,7 @@ def _notes(
         text = "It did not come to its end; figures cover only what was recorded until then"
         notes.append(("Study was broken off.", f"{text}: {words.recorded(counts)}."))
     if study.emulated:
-        notes.append(("Emulated.", f"{_sentence(study.emulated)} Times are not the machine's own."))
+        notes.append(("Emulated.", f"{_sentence(study.emulated)} Times hold for that only."))
     if study.random_weights:
         text = f"Predictions mean nothing; times and sizes do. Loaded: {study.weights}."
         notes.append(("Random weights.", text))
