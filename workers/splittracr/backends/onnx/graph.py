@@ -4,14 +4,23 @@ The raw graph is cut, and each part is optimised by its own session: an optimise
 operations across our cuts, so it cannot be cut any more.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
 _SHARED_BYTES = 1024
 """Constants from this size on lie outside of the parts. Smaller ones may be shapes, which a session
@@ -83,7 +92,7 @@ class Graph:
     def part(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Part:
         """The operations that make `outputs` of `inputs`."""
         nodes = self._between({value.name for value in inputs}, [v.name for v in outputs])
-        used = {name for node in nodes for name in node.input}
+        used = {name for node in nodes for name in _reads(node)}
         made = helper.make_graph(
             nodes,
             "part",
@@ -129,20 +138,44 @@ class Graph:
             known.add(name)
             if position is not None and position not in found:
                 found.add(position)
-                wanted += self._nodes[position].input
+                wanted += _reads(self._nodes[position])
         return [self._nodes[i] for i in sorted(found)]
 
     def _renamed(self, node: NodeProto) -> NodeProto:
         copy = NodeProto()
         copy.CopyFrom(node)
-        copy.ClearField("input")
-        copy.input.extend(map(self._source, node.input))
+        self._rename(copy)
         return copy
+
+    def _rename(self, node: NodeProto) -> None:
+        for i, name in enumerate(node.input):
+            node.input[i] = self._source(name)
+        for branch in _branches(node):
+            for inner in branch.node:
+                self._rename(inner)
 
     def _source(self, name: str) -> str:
         while name in self._same:
             name = self._same[name]
         return name
+
+
+def _branches(node: NodeProto) -> Iterator[GraphProto]:
+    """The branches of an `If`, or the body of a loop."""
+    for attribute in node.attribute:
+        if attribute.type == AttributeProto.GRAPH:
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _reads(node: NodeProto) -> list[str]:
+    """The values that a node reads, also those that its branches take from around it."""
+    found = list(node.input)
+    for branch in _branches(node):
+        own = {one.name for one in (*branch.input, *branch.initializer)}
+        own |= {name for inner in branch.node for name in inner.output}
+        found += [name for inner in branch.node for name in _reads(inner) if name not in own]
+    return found
 
 
 def _outside(
