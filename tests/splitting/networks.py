@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Residual(nn.Module):
@@ -65,7 +66,7 @@ class Random(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(x)
-        x = torch.nn.functional.dropout(x, 0.5, training=True)
+        x = functional.dropout(x, 0.5, training=True)
         return x * 2.0
 
 
@@ -132,4 +133,19 @@ class Scalars(nn.Module):
         return best.values.sum() + best.indices.sum()
 
 
-EXACT = [Residual, WritesThroughView, Sparse, Shapes, Chunks, Scalars]
+class Sizes(nn.Module):
+    """Sizes of a tensor are alive at cuts where the tensor is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        # An exporter does not know the sizes after a padding that it has traced.
+        x = self.conv(functional.pad(x, (0, (3 - x.shape[3] % 3) % 3)))
+        batch, channels, height, width = x.shape
+        rows = x.relu().flatten(2).transpose(1, 2)
+        return rows.reshape(batch, height, width, channels) * 2.0
+
+
+EXACT = [Residual, WritesThroughView, Sparse, Shapes, Chunks, Scalars, Sizes]

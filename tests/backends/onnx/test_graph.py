@@ -51,7 +51,9 @@ def model() -> ModelProto:
 
 
 def run(part: bytes, **inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    session = onnxruntime.InferenceSession(part, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.use_per_session_threads = False
+    session = onnxruntime.InferenceSession(part, options, providers=["CPUExecutionProvider"])
     (made,) = session.run(None, inputs)
     return np.asarray(made)
 

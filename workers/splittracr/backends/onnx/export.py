@@ -7,7 +7,7 @@ one node an operation (the newer one splits some up) and takes a tenth of the ti
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -69,12 +69,12 @@ class Exported:
 class _AllLive(nn.Module):
     """A tape whose outputs are all values that are alive at some cut.
 
-    An operation may write into a value: its contents before and after are two outputs. `plain`
-    marks the live values without tensors, by cut. After a call `positions` has the output of each
-    tensor, by cut.
+    An operation may write into a value: its contents before and after are two outputs. `plain` has
+    the live values without tensors, by cut and place. After a call `positions` has the output of
+    each tensor, by cut.
     """
 
-    def __init__(self, tape: Tape, plain: Sequence[Sequence[bool]]) -> None:
+    def __init__(self, tape: Tape, plain: Sequence[Mapping[int, Any]]) -> None:
         super().__init__()
         self.body = tape.module  # holds the parameters
         self._tape, self._plain = tape, plain
@@ -92,10 +92,12 @@ class _AllLive(nn.Module):
         position: dict[tuple[int, int], int] = {}
         self.positions = []
         for k in range(len(self._tape) + 1):
-            alive = self._tape.alive(registers, k)
-            # A tracer's sizes are tensors, so a value is plain if it is without the tracer.
-            holding = [v for v, plain in zip(alive, self._plain[k], strict=True) if not plain]
-            leaves, _ = _flat(holding)
+            alive, plain = list(self._tape.alive(registers, k)), self._plain[k]
+            if plain:
+                # A tracer's sizes are tensors, made of values that a part may not have.
+                alive = [plain.get(i, value) for i, value in enumerate(alive)]
+                registers = self._tape.resume(k, alive)
+            leaves, _ = _flat([value for i, value in enumerate(alive) if i not in plain])
             here = []
             for leaf in leaves:
                 if not isinstance(leaf, Tensor):
@@ -121,7 +123,7 @@ def export(tape: Tape, example: Tensor, max_bytes: int = MAX_BYTES) -> Exported:
     with torch.inference_mode(False), torch.no_grad():
         batch = example.clone()
         alive = _alive(tape, batch.clone())
-        plain = [[_is_plain(value) for value in values] for values in alive]
+        plain = [{i: one for i, one in enumerate(values) if _is_plain(one)} for values in alive]
         module, written = _AllLive(tape, plain).eval(), io.BytesIO()
         # It prints a graph that it cannot export, and standard output carries a worker's events.
         torch._C._jit_set_onnx_log_output_stream("stderr")
