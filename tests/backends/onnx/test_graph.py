@@ -6,12 +6,19 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
+from splittracr.backends.onnx import sessions
 from splittracr.backends.onnx.graph import Graph, Value
+from splittracr.experiment.errors import SplittracrError
 
 SHAPE = (2, 3)
 WEIGHT = np.full(SHAPE, 2.0, np.float32)
 DEEP = 2
 """Branches that are inside of each other."""
+
+
+@pytest.fixture(autouse=True)
+def one_pool() -> None:
+    sessions.use_threads(1)
 
 
 def described(name: str) -> ValueInfoProto:
@@ -71,3 +78,9 @@ def test_branches_read_what_is_around_them(sign: int) -> None:
     assert np.array_equal(run(tail.model, x=x, relu=relu), expected)
     whole = graph.part([values["x"]], [values["chosen"]])
     assert np.array_equal(run(whole.model, x=x), expected)
+
+
+def test_a_part_without_all_that_it_reads_is_refused() -> None:
+    relu, chosen = (Value(name, "float32", SHAPE) for name in ("relu", "chosen"))
+    with pytest.raises(SplittracrError, match="merged operations of both sides of a cut"):
+        Graph(model(), {}).part([relu], [chosen])

@@ -22,6 +22,8 @@ from onnx import (
     numpy_helper,
 )
 
+from splittracr.experiment.errors import SplittracrError
+
 _SHARED_BYTES = 1024
 """Constants from this size on lie outside of the parts. Smaller ones may be shapes, which a session
 needs while it loads."""
@@ -90,9 +92,14 @@ class Graph:
         self.outputs = tuple(self._source(output.name) for output in graph.output)
 
     def part(self, inputs: Sequence[Value], outputs: Sequence[Value]) -> Part:
-        """The operations that make `outputs` of `inputs`."""
-        nodes = self._between({value.name for value in inputs}, [v.name for v in outputs])
+        """The operations that make `outputs` of `inputs`. Raises SplittracrError if these are not
+        enough.
+        """
+        given = {value.name for value in inputs}
+        nodes = self._between(given, [v.name for v in outputs])
         used = {name for node in nodes for name in _reads(node)}
+        if self.input in used - given:
+            raise SplittracrError("the export has merged operations of both sides of a cut")
         made = helper.make_graph(
             nodes,
             "part",
