@@ -151,7 +151,7 @@ HALF = [{"class": 1, "score": 0.9, "box": [one / 2 for one in CAT[:4]]}]
 @pytest.mark.parametrize(
     ("small", "large", "agrees"),
     [
-        # Both are in the picture, whatever their inputs are.
+        # Both are in pixels of the picture, for inputs of any size.
         (Answer(CATS, HALF, HERE), Answer(CATS, HALF, OTHER), True),
         (Answer(CATS, IN_PICTURE, HERE), Answer(CATS, HALF, OTHER), False),
         # Only one is: the numbers happen to be equal, and mean other places.

@@ -162,5 +162,5 @@ def calibrated(wanted: CascadeSpec) -> Calibrated:
 
 
 def _drawn(trial: int, sample: int, seed: int) -> bool:
-    """One sample in RARELY, whatever its content, and the same at every start of a study."""
+    """Draw one sample in RARELY. A study that starts again draws the same ones."""
     return random.Random(f"judged {seed} {trial} {sample}").random() * RARELY < 1
