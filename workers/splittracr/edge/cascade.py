@@ -23,7 +23,6 @@ from splittracr.edge.frame import Begun, LoadSample, Prediction
 from splittracr.edge.infer import Inferencer
 from splittracr.edge.recording import Audited, Cascaded, Finished
 from splittracr.edge.result import Result
-from splittracr.experiment.codec import RAW
 from splittracr.experiment.errors import FrameFailed, InvalidInput
 from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
@@ -155,9 +154,7 @@ class Small:
         if decision.small == "judge" or sureness < threshold:
             every = ((sureness, _answer(mine)),)
             return Tried(first, None, sureness, [once], spent, threshold, every)
-        answered = replace(
-            decision, cut=self.answers_at.index, codec=RAW, deadline_ms=None, hedge_ms=None
-        )
+        answered = decision.answered_at(self.answers_at.index)
         translated = replace(self._translated(first, mine), decision=answered)
         return Tried(translated, mine, sureness, [once], spent, threshold)
 

@@ -12,7 +12,6 @@ from splittracr.edge import stages
 from splittracr.edge.cascade import PLACE, Tried
 from splittracr.edge.frame import Failed, LoadSample
 from splittracr.edge.infer import Inferencer
-from splittracr.experiment.codec import RAW
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import CascadeSpec, ExperimentSpec
 from splittracr.experiment.types import Cut
@@ -79,7 +78,7 @@ class AtExits:
             )
         cut = self.backend.proof.cuts[end.begun.cut]
         shown = {0: replace(mine, draws=self.backend.postprocessor)}
-        at_cut = replace(decision, cut=cut.index, codec=RAW, deadline_ms=None, hedge_ms=None)
+        at_cut = decision.answered_at(cut.index)
         answered = replace(result, cut=cut, decision=at_cut, predictions=shown)
         return Tried(answered, mine, end.sureness, end.begun, spent, threshold, exit_ms=end.exit_ms)
 

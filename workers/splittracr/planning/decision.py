@@ -4,7 +4,7 @@ Times are milliseconds. `now` is in seconds from any origin and never decreases.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, Self
 
 from splittracr.experiment.codec import RAW, Codec, PictureCodec
@@ -48,6 +48,10 @@ class Decision:
     def choice(self) -> tuple[int, Codec | PictureCodec, bool]:
         """Cut, codec, and whether the small model, or the exits, go first."""
         return self.cut, self.codec, self.small == "first"
+
+    def answered_at(self, cut: int) -> Self:
+        """The decision for an answer of the small model or of an exit: nothing is sent."""
+        return replace(self, cut=cut, codec=RAW, deadline_ms=None, hedge_ms=None)
 
 
 @dataclass(frozen=True)
