@@ -259,6 +259,11 @@ def small(samples: int, cut: object = 8, **more: Any) -> dict[str, Any]:
     return {**spec, **more}
 
 
+def paced(samples: int, per_minute: int = 3600) -> Body:
+    """A workload that takes a known time, so that a fast machine does not end it too early."""
+    return {"samples": samples, "arrival": {"mode": "Open", "framesPerMinute": per_minute}}
+
+
 def each_once(records: Sequence[Body], samples: int, edges: int = 1) -> None:
     """Every sample of every edge was recorded once, and none failed."""
     keys = [(r["edge"], r["trial"], r["sample"]) for r in records]

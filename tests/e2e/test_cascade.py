@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cluster import Study, apply, each_once, fault, find, small, start, until
+from tests.e2e.cluster import Study, apply, each_once, fault, find, paced, small, start, until
 from tests.e2e.test_faults import restarts
 
 SAMPLES, PER_MINUTE = 600, 900
@@ -57,8 +57,7 @@ def cascade(kind: str, samples: int, threshold: int) -> dict[str, Any]:
         "maxDisagreementPerMillion": 1,
         "auditPercent": 50,
     }
-    arrival = {"mode": "Open", "framesPerMinute": PER_MINUTE}
-    sections: dict[str, Any] = {"workload": {"samples": samples, "arrival": arrival}}
+    sections: dict[str, Any] = {"workload": paced(samples, PER_MINUTE)}
     if kind == "small":
         keys["model"] = {**NETWORK, "seed": 1}
         partition = {"mode": "Cascade", "cut": 8, "cascade": keys}

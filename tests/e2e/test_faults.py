@@ -22,6 +22,7 @@ from tests.e2e.cluster import (
     find,
     get,
     kubectl,
+    paced,
     proxied,
     small,
     start,
@@ -29,8 +30,7 @@ from tests.e2e.cluster import (
 )
 
 SAMPLES = 1500
-PER_MINUTE = 3600
-"""Few enough for half of the samples to be left when the first progress is seen."""
+"""Enough for half of the samples to be left when the first progress is seen."""
 
 pytestmark = pytest.mark.usefixtures("faults")
 
@@ -38,9 +38,7 @@ pytestmark = pytest.mark.usefixtures("faults")
 @contextlib.contextmanager
 def in_the_middle(namespace: str, name: str, samples: int = SAMPLES) -> Iterator[Study]:
     """A study with some samples done and most still to do; it has to succeed all the same."""
-    arrival = {"mode": "Open", "framesPerMinute": PER_MINUTE}
-    workload = {"samples": samples, "arrival": arrival}
-    study = start(namespace, name, small(samples, workload=workload))
+    study = start(namespace, name, small(samples, workload=paced(samples)))
     done = study.wait_done(samples // 20, 180)
     assert done < samples // 2
     yield study

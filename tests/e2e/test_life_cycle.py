@@ -14,6 +14,7 @@ from tests.e2e.cluster import (
     each_once,
     find,
     kubectl,
+    paced,
     small,
     start,
     until,
@@ -28,7 +29,7 @@ def alone(samples: int, **more: object) -> dict[str, object]:
 
 
 def test_suspended_and_resumed(namespace: str) -> None:
-    study = start(namespace, "pausing", small(1200, suspend=True))
+    study = start(namespace, "pausing", small(1200, suspend=True, workload=paced(1200)))
     study.wait_for("Suspended")
     assert study.children() == []
     study.patch({"suspend": False})
@@ -166,7 +167,7 @@ def test_the_api_server_refuses_a_bad_manifest(
 
 
 def test_deleted_with_and_without_the_operator(namespace: str) -> None:
-    first, second = (start(namespace, name, small(5000)) for name in ("first", "second"))
+    first, second = (start(namespace, name, small(100_000)) for name in ("first", "second"))
     for study in (first, second):
         until("pods", partial(_with_pods, study), 60)
     kubectl("-n", namespace, "delete", STUDY, "first", seconds=20)

@@ -11,7 +11,7 @@ import promql_parser as promql
 import pytest
 
 from splittracr.monitoring.alerts import ALERTS
-from tests.e2e.cluster import Study, fault, start, until
+from tests.e2e.cluster import Study, fault, paced, start, until
 from tests.e2e.conftest import scratch
 from tests.e2e.prometheus import IMAGE, Prometheus, prometheus
 from tests.e2e.test_cascade import cascade
@@ -40,7 +40,7 @@ ADAPTIVE: dict[str, Any] = {
             ]
         }
     },
-    "workload": {"samples": 300, "arrival": {"mode": "Open", "framesPerMinute": 200}},
+    "workload": paced(300, 200),
     "results": {"pictures": 0},
     "edge": {"device": "cpu", "slowdownPercent": 2000},
     "server": {"device": "cpu"},

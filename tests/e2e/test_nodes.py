@@ -17,6 +17,7 @@ from tests.e2e.cluster import (
     each_once,
     fault,
     find,
+    paced,
     run,
     run_pod,
     small,
@@ -37,10 +38,9 @@ BEFORE = 20
 """Samples of each study before the cut."""
 
 
-def paced(namespace: str, name: str, samples: int, **partition: object) -> Study:
+def one_a_second(namespace: str, name: str, samples: int, **partition: object) -> Study:
     """Start a study of one frame a second, whose records have digests of the raw outputs."""
-    arrival = {"mode": "Open", "framesPerMinute": PER_MINUTE}
-    workload = {"samples": samples, "arrival": arrival}
+    workload = paced(samples, PER_MINUTE)
     spec = small(samples, results=RAW, workload=workload, partition={"cut": 8, **partition})
     return start(namespace, name, spec)
 
@@ -73,7 +73,7 @@ def test_edge_node_cut_off(namespace: str, undisturbed: set[tuple[str, str]], mi
         "waits": 4 * PER_MINUTE,
     }
     studies = [
-        paced(namespace, name, count, **({} if name == "waits" else alone))
+        one_a_second(namespace, name, count, **({} if name == "waits" else alone))
         for name, count in samples.items()
     ]
     for study in studies:
@@ -166,10 +166,12 @@ def default_journal(claim: str) -> Iterator[str]:
 def test_edge_node_rebooted_with_its_journal_on_a_claim(
     namespace: str, claim: str, undisturbed: set[tuple[str, str]], reboot: list[str]
 ) -> None:
-    study = start(namespace, "kept", small(3000, results={**RAW, "claim": claim}))
+    study = start(
+        namespace, "kept", small(3000, results={**RAW, "claim": claim}, workload=paced(3000))
+    )
     survives(study, 3000, reboot)
-    results = study.status()["results"]
-    assert (results["edges"], results["claim"]) == (["edge-0"], claim)
+    found = study.status()["results"]
+    assert (found["edges"], found["claim"]) == (["edge-0"], claim)
     records = on_claim(study, claim)
     each_once(records, 3000)
     assert digests(records) <= undisturbed
@@ -178,7 +180,7 @@ def test_edge_node_rebooted_with_its_journal_on_a_claim(
 def test_edge_node_rebooted_with_its_journal_on_the_operators_default(
     namespace: str, default_journal: str, undisturbed: set[tuple[str, str]], reboot: list[str]
 ) -> None:
-    study = start(namespace, "default", small(3000, results=RAW))
+    study = start(namespace, "default", small(3000, results=RAW, workload=paced(3000)))
     survives(study, 3000, reboot)
     records = study.records()
     each_once(records, 3000)

@@ -13,6 +13,7 @@ from tests.e2e.cluster import (
     each_once,
     find,
     kubectl,
+    paced,
     proxied,
     run_pod,
     small,
@@ -39,10 +40,10 @@ def test_a_study_from_apply_to_succeeded(namespace: str) -> None:
         90,
     )
     running = time.monotonic() - started
+    edge, server = study.pods("edge")[0]["spec"], study.pods("server")[0]["spec"]
     study.wait_done(1, 90)
     first = time.monotonic() - started
     print(f"both pods running after {running:.1f} s, first sample after {first:.1f} s")
-    edge, server = study.pods("edge")[0]["spec"], study.pods("server")[0]["spec"]
     assert (edge["nodeName"], server["nodeName"]) == ("edge-1", "gpu-1")
     assert server["runtimeClassName"] == "nvidia"
     assert server["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "1"}
@@ -107,7 +108,7 @@ def test_edge_only_needs_no_server(namespace: str) -> None:
 
 
 def test_the_cut_moves_without_a_restart(namespace: str) -> None:
-    study = start(namespace, "live", small(1200, 3))
+    study = start(namespace, "live", small(1200, 3, workload=paced(1200)))
     study.wait_done(50)
     before = study.status()
     study.patch({"partition": {"cut": 5000}})
@@ -146,7 +147,7 @@ def test_results_on_a_claim_stay_there(namespace: str, claim: str) -> None:
 
 
 def test_strangers_are_kept_out(namespace: str) -> None:
-    study = start(namespace, "guarded", small(4000, 3))
+    study = start(namespace, "guarded", small(100_000, 3))
     study.wait_done(1)
     image = study.pods("server")[0]["spec"]["containers"][0]["image"]
     server = study.pods("server")[0]["status"]["podIP"]

@@ -15,7 +15,7 @@ from splittracr.experiment.contracts import Runtime
 from splittracr.results.archive import unpack
 from splittracr.results.environment import Environment, read_environment
 from splittracr_operator import client
-from tests.e2e.cluster import Failed, Study, each_once, fault, kubectl, small, start, until
+from tests.e2e.cluster import Failed, Study, each_once, fault, kubectl, paced, small, start, until
 from tests.e2e.helm import IMAGES, LITE
 from tests.e2e.test_faults import restarts
 
@@ -101,11 +101,9 @@ def test_studies_with_and_without_torch_at_the_edge(
 @pytest.mark.usefixtures("faults")
 def test_the_hand_over_goes_on_and_kills_lose_nothing(namespace: str, lite: str) -> None:
     """The link breaks while the model is handed over; then server and edge are killed."""
-    arrival = {"mode": "Open", "framesPerMinute": PER_MINUTE}
-    workload = {"samples": SAMPLES, "arrival": arrival}
     fault("rate", "gpu-1", LINK)
     try:
-        study = start(namespace, "light", onnx(SAMPLES, 8, workload=workload))
+        study = start(namespace, "light", onnx(SAMPLES, 8, workload=paced(SAMPLES, PER_MINUTE)))
         have = until("a part of the model", lambda: arrived(study), 240)
         fault("cut", "gpu-1")
         try:
