@@ -437,7 +437,7 @@ def test_what_is_no_sample_fails_by_name(made: Any, expected: str) -> None:
         (own("HERE"), "spec.dataset.args", "takes ("),
         (own("Squares", colour="red"), "spec.dataset.args", "takes ("),
         (own("Broken"), "spec.dataset.class", "KeyError: 'nothing here'"),
-        (own("Path"), "spec.dataset.class", "__len__ and __getitem__"),
+        (own("Path"), "spec.dataset.class", "it has no __len__, load, classes"),
         (own("Squares", count=0), "spec.dataset.class", "at least one sample"),
         (
             DatasetSpec(source=DatasetSource.CLASS, class_="no_such_module:Class"),

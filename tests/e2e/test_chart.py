@@ -49,15 +49,24 @@ def free(operator: None) -> Iterator[None]:
 @pytest.fixture
 def space(free: None) -> Iterator[str]:
     """A namespace for studies or releases."""
-    with scratch() as name:
+    with _room() as name:
         yield name
 
 
 @pytest.fixture
 def second_space(free: None) -> Iterator[str]:
     """Another one."""
+    with _room() as name:
+        yield name
+
+
+@contextlib.contextmanager
+def _room() -> Iterator[str]:
+    """A namespace whose releases end with it, also after a test that failed."""
     with scratch() as name:
         yield name
+        for left in run(HELM, "list", "--short", "--namespace", name).split():
+            Release(left, name).uninstall()
 
 
 def workers(study: Study) -> dict[str, int]:
@@ -79,7 +88,6 @@ import time
 from pathlib import Path
 
 from PIL import Image
-from splittracr.data.contracts import Sample
 
 class Pictures:
     def __init__(self, count):
@@ -88,13 +96,10 @@ class Pictures:
     def __len__(self):
         return self._count
 
-    def name(self, index):
-        return f"{index}.png"
-
-    def load(self, index):
+    def __getitem__(self, index):
         if index >= 50 and not Path("/tmp/released").exists():
             time.sleep(0.5)
-        return Sample(self.name(index), picture=Image.new("RGB", (64, 64)))
+        return Image.new("RGB", (64, 64))
 """
 """A data set whose pictures come slowly, two a second, until the study is released."""
 

@@ -429,12 +429,16 @@ def _own_class(spec: DatasetSpec) -> Dataset:
 
 def _as_dataset(made: Any, path: str, keys: Keys) -> Dataset:
     dataset: Dataset
-    if all(hasattr(made, method) for method in ("__len__", "name", "load", "classes")):
+    missing = [one for one in ("__len__", "name", "load", "classes") if not hasattr(made, one)]
+    if not missing:
         dataset = made
     elif hasattr(made, "__len__") and hasattr(made, "__getitem__"):
         dataset = MapDataset(made, keys)
     else:
-        expected = "a class with __len__ and __getitem__, or with all methods of Dataset"
+        expected = (
+            "a class with __len__ and __getitem__, or with __len__, name, load and classes; "
+            f"it has no {', '.join(missing)}"
+        )
         raise InvalidInput("spec.dataset.class", path, expected)
     if not len(dataset):
         raise InvalidInput("spec.dataset.class", path, "a data set with at least one sample")
