@@ -148,6 +148,9 @@ class NumpyBackend:
     def make_ready(self, part: Part, cut: int) -> None:
         """Nothing is missing."""
 
+    def session_bytes(self, part: Part, cuts: Sequence[int]) -> int:
+        return 0
+
     def times(self) -> tuple[OperationTime, ...]:
         return ()
 

@@ -12,6 +12,7 @@ from torch import nn
 from splittracr.backends import registry
 from splittracr.backends.onnx import build
 from splittracr.backends.protocol import Backend
+from splittracr.backends.room import check_room
 from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import CutRefused, InvalidInput
 from splittracr.experiment.spec import ExperimentSpec
@@ -268,6 +269,30 @@ def test_a_network_that_is_larger_than_the_memory_is_named() -> None:
     )
 
 
+def test_a_sweep_whose_sessions_do_not_fit_together_is_refused() -> None:
+    """Their sizes are those by which sessions are dropped, so that the number given is enough."""
+
+    def sweep(mebibytes: int) -> tuple[Backend, ExperimentSpec]:
+        partition = {"mode": "Sweep", "cuts": ["input", "fc", "relu", "output"]}
+        own = {"edge": {"sessionMebibytes": mebibytes}, "partition": partition}
+        spec = study(ONNX, TORCH, {"name": f"{__name__}:Deep"}, **own)
+        return built(spec, "edge"), spec
+
+    own, spec = sweep(3)
+    with pytest.raises(InvalidInput) as failed:
+        check_room(own, spec, "edge")
+    expected = f"8 or more, for 4 cuts of {own.network.name}; or fewer cuts"
+    assert str(failed.value) == f"spec.edge.sessionMebibytes: got 3, expected {expected}"
+    check_room(own, spec, "server")  # Torch needs none
+
+    own, spec = sweep(8)
+    check_room(own, spec, "edge")
+    cuts = [own.cut(name).index for name in ("input", "fc", "relu", "output")]
+    for cut in cuts:
+        own.make_ready("head", cut)
+    assert all(own.ready("head", cut) for cut in cuts)
+
+
 def test_a_network_that_is_larger_than_a_graph_can_be_is_named(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -291,6 +316,17 @@ class Wide(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.fc(x.flatten(1))  # type: ignore[no-any-return]
+
+
+class Deep(Wide):
+    """Three layers, whose heads share the weights of the first one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(400, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(super().forward(x).relu())  # type: ignore[no-any-return]
 
 
 def test_the_cuts_of_a_network_alone() -> None:

@@ -154,6 +154,9 @@ class Backend(Protocol):
     def make_ready(self, part: Part, cut: int) -> None:
         """Make what the head or tail at a cut needs, which takes time. Frames run meanwhile."""
 
+    def session_bytes(self, part: Part, cuts: Sequence[int]) -> int:
+        """Max memory of the sessions without which the heads or tails at these cuts cannot run."""
+
     def reduce(self, output: Output) -> Sequence[Reduced]:
         """The numeric post-processing, one result a sample, on the device.
 

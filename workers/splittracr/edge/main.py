@@ -15,6 +15,7 @@ from aiohttp import web
 from splittracr import process
 from splittracr.backends import measuring
 from splittracr.backends.protocol import Backend, Runtime
+from splittracr.backends.room import check_room
 from splittracr.data import datasets
 from splittracr.data.contracts import Dataset
 from splittracr.edge import accuracy, cascade, exits, handover, model, own_policy, truths
@@ -161,6 +162,7 @@ async def _study(job: _Job) -> None:
     await process.unless(stop, checking)
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
+    check_room(own, spec, "edge")
     async with AsyncExitStack() as stack:
         sensors = stack.enter_context(instruments(spec.results, own.device))
         metrics.machine(sensors.latest, sensors.energy.watts)

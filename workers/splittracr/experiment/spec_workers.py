@@ -219,7 +219,8 @@ class WorkerSpec(SpecModel):
         ge=1,
         le=1_048_576,
         description="With runtime OnnxRuntime: memory of its sessions. Each cut in use needs one, "
-        "which takes up to twice its weights. One that is dropped is made again if it is needed. "
+        "which takes up to twice its weights. A sweep needs room for all of its cuts. In other "
+        "modes a session that was dropped is made again if it is needed. "
         "With runtime CudaGraphs: memory of the device for graphs. A cut without one is computed "
         "eagerly.",
     )

@@ -15,6 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from splittracr import process
 from splittracr.backends import measuring
 from splittracr.backends.protocol import Runtime
+from splittracr.backends.room import check_room
 from splittracr.experiment.contracts import METRICS_PATH
 from splittracr.experiment.spec import Mode, SplitExperiment
 from splittracr.measure.health import add_health, add_metrics
@@ -84,6 +85,7 @@ async def _serve(
         log.warning("no token is set: every edge that reaches this machine is served")
     downlink = sender_conditions(spec.transport.link, Direction.DOWN, base)
     own = await process.unless(stop, process.in_thread(runtime.build, spec, "server", base))
+    check_room(own, spec, "server")
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     with instruments(spec.results, own.device) as sensors:
         metrics.energy(sensors.energy.joules)

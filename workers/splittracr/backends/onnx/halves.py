@@ -56,6 +56,10 @@ class Halves:
         if not self.ready(start, stop):
             self._sessions.make_ready((start, stop))
 
+    def session_bytes(self, keys: Sequence[Key]) -> int:
+        """Max memory of the sessions that `run` needs between all these pairs of cuts."""
+        return self._sessions.nbytes(key for key in keys if not self._is_renaming(*key))
+
     def run(self, start: int, stop: int, values: Sequence[Any]) -> list[Any]:
         """The live values at cut `stop` from those at cut `start`."""
         given = self.exported.live[start].named(values)

@@ -181,6 +181,10 @@ class LiteNetwork:
         """Make the session of a head or a tail."""
         self.parts.make_ready(*self._ends(part, cut))
 
+    def session_bytes(self, part: Part, cuts: Sequence[int]) -> int:
+        """Max memory of the sessions of the heads or tails at all these cuts."""
+        return self.parts.session_bytes([self._ends(part, cut) for cut in cuts])
+
     def _ends(self, part: Part, cut: int) -> tuple[int, int]:
         return (0, cut) if part == "head" else (cut, self.parts.last)
 

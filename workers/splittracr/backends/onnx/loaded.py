@@ -64,6 +64,10 @@ class Parts:
         if not self.ready(start, stop):
             self._sessions.make_ready((start, stop))
 
+    def session_bytes(self, keys: Sequence[tuple[int, int]]) -> int:
+        """Max memory of the sessions that `run` needs between all these pairs of cuts."""
+        return self._sessions.nbytes(key for key in keys if not self._is_renaming(*key))
+
     def _is_renaming(self, start: int, stop: int) -> bool:
         """Whether nothing is computed between these cuts."""
         first, last = ({value.name for value in self._live[k]} for k in (start, stop))

@@ -64,6 +64,10 @@ class OnnxNetwork(ProvenNetwork):
         """Make the session of a head or a tail."""
         self.halves.make_ready(*self._ends(part, cut))
 
+    def session_bytes(self, part: Part, cuts: Sequence[int]) -> int:
+        """Max memory of the sessions of the heads or tails at all these cuts."""
+        return self.halves.session_bytes([self._ends(part, cut) for cut in cuts])
+
     def _ends(self, part: Part, cut: int) -> tuple[int, int]:
         return (0, cut) if part == "head" else (cut, self.halves.last)
 

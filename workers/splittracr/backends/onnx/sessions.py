@@ -3,7 +3,7 @@
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +75,10 @@ class Sessions:
     def make_ready(self, key: Key) -> None:
         """Make the session of a part. Others run meanwhile."""
         self._get(key)
+
+    def nbytes(self, keys: Iterable[Key]) -> int:
+        """Max memory that the sessions of these parts take together."""
+        return sum(COPIES * self._make(key).nbytes for key in keys)
 
     def run(self, key: Key, inputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """The outputs of a part by name. `inputs` may hold more than it needs."""
