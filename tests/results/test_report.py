@@ -263,6 +263,8 @@ def test_the_report_says_when_a_cascade_was_recalibrated(
     page = report(tmp_path, [*small, *large], manifest=manifest)
     assert words in page.text.replace("\u00a0", " ")
     assert "lowest median" not in page.text  # its cuts are no alternatives
+    assert 'tr class="best"' not in (tmp_path / "report.html").read_text("utf-8")
+    assert (tmp_path / "figures" / "latency.svg").exists()
 
 
 def test_batches_are_shown_as_samples_and_frames(tmp_path: Path) -> None:

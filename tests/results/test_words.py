@@ -119,6 +119,7 @@ def test_the_cuts_of_a_cascade_have_samples_of_their_own(mode: dict[str, str]) -
         update={"spec": ExperimentSpec.model_validate(spec)}
     )
     summary = summarise(frame(records), synthetic.environment(cuts, manifest=manifest))
+    assert summary.best is None
     assert words.headline(summary) == (
         "Of 10 samples the cascade of resnet18 answered 4 at input (median 90.0 ms) and 6 at "
         "output (median 30.0 ms)."

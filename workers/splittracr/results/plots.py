@@ -113,7 +113,7 @@ def plots(summary: Summary, samples: pl.DataFrame) -> list[Plot]:
 
     The distribution counts each row of `samples` once; pass one row a frame.
     """
-    if summary.best is None:
+    if all(cut.p50_ms is None for cut in summary.cuts):
         return []
     with style.context(["default", STYLE]):
         found = [_latency(summary)]

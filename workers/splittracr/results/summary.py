@@ -373,7 +373,7 @@ class Summary(Versioned):
     study: Study = Field(description="What was studied.")
     counts: Counts = Field(description="Samples by outcome.")
     cuts: tuple[CutFigures, ...] = Field(description="One entry a cut, in order of index.")
-    best: Best | None = Field(description="Null if no sample finished.")
+    best: Best | None = Field(description="Null if no sample finished, or with a cascade.")
     outputs: Outputs | None = Field(description="Null if no output was digested twice.")
     agreement: tuple[Agreement, ...] = Field(
         default=(), description="What lossy codecs did, by cut; empty if none was used."

@@ -142,11 +142,12 @@ def summarise(
         labels = " ".join(filter(None, (labels, detection.MISSING)))
     found = (_cut_figures(part, environment, alternating) for part in parts)
     cuts = sorted(found, key=lambda cut: cut.index)
+    study = _study(environment, labels)
     return Summary(
-        study=_study(environment, labels),
+        study=study,
         counts=_counts(samples, environment.runs),
         cuts=tuple(cuts),
-        best=_best(cuts, timed(samples, _batch_size(environment))),
+        best=None if study.cascade else _best(cuts, timed(samples, _batch_size(environment))),
         outputs=_outputs(samples, environment),
         agreement=environment.agreement,
         gaps=gaps(samples, environment.runs),

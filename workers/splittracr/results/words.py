@@ -13,6 +13,7 @@ from splittracr.experiment.types import Cut, Exactness, Tier
 from splittracr.results.summary import (
     MIN_PAIRS,
     Agreement,
+    Best,
     Counts,
     CutFigures,
     Estimate,
@@ -138,32 +139,38 @@ def where(cut: str, model: str) -> str:
 
 def headline(summary: Summary) -> str:
     """The result in one sentence."""
-    counts, best = summary.counts, summary.best
-    broken_off = "" if summary.study.finished else " The study was broken off."
-    if best is None:
-        return (_all_failed(summary) if counts.samples else "No sample was recorded.") + broken_off
+    study, counts, best = summary.study, summary.counts, summary.best
+    broken_off = "" if study.finished else " The study was broken off."
     measured = [cut for cut in summary.cuts if cut.n]
-    took = where(best.cut, summary.study.model)
-    sentence = f"{took} took {milliseconds(best.p50_ms)} in the median"
-    if summary.study.cascade:
-        sentence = _cascade(summary.study.model, measured)
-    elif best.tie is not None:
-        (second,) = (cut.p50_ms or 0.0 for cut in measured if cut.cut == best.tie)
-        few = ", as too few frames were measured" if best.pairs < MIN_PAIRS else ""
-        sentence = (
-            f"A tie{few}: {sentence[:1].lower()}{sentence[1:]}, cut {best.tie} "
-            f"{milliseconds(second)}, the lowest of {len(measured)} cuts"
-        )
-        others = [cut for cut in measured if cut.cut != best.tie]
-        sentence += _baselines(others, best.index)
-    elif len(measured) > 1:
-        sentence += f", the lowest of {len(measured)} cuts{_baselines(measured, best.index)}"
-    if summary.study.emulated:
+    if study.cascade and measured:
+        sentence = _cascade(study.model, measured)
+    elif best is not None:
+        sentence = _lowest(study.model, best, measured)
+    else:
+        return (_all_failed(summary) if counts.samples else "No sample was recorded.") + broken_off
+    if study.emulated:
         sentence += ", emulated"
     failed = (
         f"; {counts.failed:,} of {plural(counts.samples, 'sample')} failed" if counts.failed else ""
     )
     return f"{sentence}{failed}.{broken_off}"
+
+
+def _lowest(model: str, best: Best, measured: Sequence[CutFigures]) -> str:
+    """The best cut against the others."""
+    sentence = f"{where(best.cut, model)} took {milliseconds(best.p50_ms)} in the median"
+    if best.tie is not None:
+        (second,) = (cut.p50_ms or 0.0 for cut in measured if cut.cut == best.tie)
+        few = ", as too few frames were measured" if best.pairs < MIN_PAIRS else ""
+        others = [cut for cut in measured if cut.cut != best.tie]
+        return (
+            f"A tie{few}: {sentence[:1].lower()}{sentence[1:]}, cut {best.tie} "
+            f"{milliseconds(second)}, the lowest of {len(measured)} cuts"
+            f"{_baselines(others, best.index)}"
+        )
+    if len(measured) > 1:
+        sentence += f", the lowest of {len(measured)} cuts{_baselines(measured, best.index)}"
+    return sentence
 
 
 def _cascade(model: str, measured: Sequence[CutFigures]) -> str:
