@@ -153,6 +153,9 @@ def test_an_address_goes_with_no_server_of_its_own(tmp_path: Path) -> None:
     refused = splittracr("edge", address, "--server", "wss://192.0.2.7", cwd=tmp_path)
     assert refused.code == 2
     assert "--server: got 'wss://192.0.2.7', expected nothing" in refused.err
+    again = splittracr("edge", address, "--resume", cwd=tmp_path)
+    assert again.code == 2
+    assert "STUDY: got 'an address', expected a manifest with --resume" in again.error
     broken = splittracr("edge", address[:-1], cwd=tmp_path)
     assert broken.code == 2
     assert "STUDY: got 'wss://192.0.2.7:8765#…'" in broken.err

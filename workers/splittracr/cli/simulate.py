@@ -70,8 +70,8 @@ def run(
     calibration go first. Only those that can are simulated.
     """
     if decides and calibration is None:
-        expected = "--calibration as well, which has the small model or the exits"
-        raise InvalidInput("--small-if-it-pays", True, expected)
+        expected = "a file of `splittracr calibrate`, on which --small-if-it-pays decides"
+        raise InvalidInput("--calibration", None, expected)
     settings = replace(settings, accuracy=accuracy if decides else None)
     for edge, _ in pairs:
         profiles.check_codecs(edge, codecs)

@@ -175,7 +175,7 @@ def edge(
     from splittracr.experiment.joining import is_invitation
 
     if is_invitation(study):
-        _refuse_beside_address({"--server": server, "--resume": resume or None})
+        _refuse_beside_address(server, resume=resume)
         return _join(study, out, base, set_, weights, verbose=verbose)
     if out is None:
         raise InvalidInput("--out", None, "a folder for the results, as STUDY is a manifest")
@@ -224,11 +224,13 @@ def _endpoint(
     return Endpoint(url, token, context, changes=changes)
 
 
-def _refuse_beside_address(given: dict[str, object]) -> None:
-    """Raise InvalidInput for an option that the address of a study contains."""
-    for option, value in given.items():
-        if value is not None:
-            raise InvalidInput(option, value, "nothing: the address STUDY contains it")
+def _refuse_beside_address(server: str | None, *, resume: bool) -> None:
+    """Raise InvalidInput for an option that goes with a manifest only."""
+    if server is not None:
+        raise InvalidInput("--server", server, "nothing: the address STUDY contains it")
+    if resume:
+        expected = "a manifest with --resume: with an address an edge continues without it"
+        raise InvalidInput("STUDY", "an address", expected)
 
 
 def _join(
