@@ -124,29 +124,25 @@ class Adapting:
 
     def observe(self, outcome: Outcome, now: float) -> None:
         """Learn from a finished frame; ignore a failed one."""
-        decision, stages = outcome.decision, outcome.stages
         if not outcome.ok:
             return
-        around = sum(stages.get(stage, 0.0) for stage in _AROUND)
-        # Times before the candidate's own, and of the profile's head among them.
-        before, head_ms, first = 0.0, 0.0, outcome.first
-        if self._learner is not None and first is not None:
-            self._learner.ran(first)
-            if decision.small == "first":
-                head_ms = self._learner.head_ms(first)
-                if first.sure:  # the large model did not run, or only up to the exit
-                    self._tracker.computed(stages.get("head", 0.0), head_ms)
-                    return
-                before = first.ms
-                around += stages.get("small", before) - before
-                if decision.cut == 0:
-                    before += stages.get("head", 0.0)
-                else:
-                    head_ms = 0.0  # a part of that of the candidate
-        if self._learner is not None:
-            self._learner.prepared(sum(stages.get(stage, 0.0) for stage in _PREPARED))
-        candidates = self._policy.candidates
+        learner, first, stages = self._learner, outcome.first, outcome.stages
+        if learner is not None and first is not None:
+            learner.ran(first)
+            if outcome.decision.small == "first" and first.sure:
+                # The large model did not run, or only up to the exit.
+                self._tracker.computed(stages.get("head", 0.0), learner.head_ms(first))
+                return
+        if learner is not None:
+            learner.prepared(sum(stages.get(stage, 0.0) for stage in _PREPARED))
+        self._observe_candidate(outcome, now)
+
+    def _observe_candidate(self, outcome: Outcome, now: float) -> None:
+        """Learn from a frame that the candidate of its decision has answered."""
+        decision, stages, candidates = outcome.decision, outcome.stages, self._policy.candidates
         i = candidates.position(decision.cut, str(decision.codec))
+        before, waits, head_ms = self._before(outcome)
+        around = sum(stages.get(stage, 0.0) for stage in _AROUND) + waits
         self._around.observe(around)
         measured, expected = stages.get("head", 0.0), float(candidates.edge_ms[i]) + head_ms
         if i == candidates.edge_only:
@@ -157,6 +153,20 @@ class Adapting:
         self._tracker.computed(measured, expected)
         latency = outcome.total_ms - around - before
         self._policy.learn(i, latency, self.beliefs(now))
+
+    def _before(self, outcome: Outcome) -> tuple[float, float, float]:
+        """Return times in ms of what went first and was not sure: its own with a head before it,
+        its waits, and that head by the profile.
+
+        A head is left out if it is a part of that of the candidate.
+        """
+        learner, first, stages = self._learner, outcome.first, outcome.stages
+        if learner is None or first is None or outcome.decision.small != "first":
+            return 0.0, 0.0, 0.0
+        waits = stages.get("small", first.ms) - first.ms
+        if outcome.decision.cut == 0:
+            return first.ms + stages.get("head", 0.0), waits, learner.head_ms(first)
+        return first.ms, waits, 0.0
 
     # ---------------------------------------------------------------------- events of the link
 
