@@ -159,6 +159,8 @@ def test_the_file_says_which_models_it_is_of(study: Study) -> None:
     assert found.postprocess is not None
     assert found.postprocess["name"] == "classification"
     assert found.exits_digest is None
+    assert found.memory_bytes is not None
+    assert found.memory_bytes >= 2 * 4  # the input; the small model has no weights
 
 
 def test_a_loaded_model_is_compared_with_a_calibration(study: Study) -> None:

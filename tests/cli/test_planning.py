@@ -249,6 +249,23 @@ def test_calibrated_exits_are_planned_and_simulated(tmp_path: Path) -> None:
     assert means["oracle"] <= means["edge-only"]
 
 
+@pytest.mark.parametrize("changes", [{}, EXITS], ids=["small model", "exits"])
+def test_memory_limits_a_calibrated_cascade(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Behind the input the small model is alone; exits have the head up to the last one."""
+    edge = profiles.read("alexnet", "FILE")
+    head = edge.memory_bytes[edge.cuts.index("features.5") if changes else 0]
+    asked = ["plan", "alexnet", "--uplink", "5mbit", *SLOW, "--cut", "input"]
+    asked += ["--calibration", calibration_file(tmp_path, memory_bytes=1_000, **changes)]
+    for more, fits in ((1_500, True), (500, False)):
+        code, out = run(*asked, "--edge-memory", f"{(head + more) / 1000:.3f}kb")
+        assert code == 0, out
+        assert ("more memory than the edge has" in " ".join(out.split())) != fits
+    asked[-1] = calibration_file(tmp_path, **changes)  # as earlier versions wrote it
+    code, out = run(*asked, "--edge-memory", "1gb")
+    assert code == 0, out
+    assert re.search("memory of the .* is not known", " ".join(out.split()))
+
+
 @pytest.mark.parametrize("changes", [{"small_ms": 4.0}, EXITS], ids=["small model", "exits"])
 def test_policies_decide_whether_the_small_model_or_exits_go_first(
     changes: dict[str, Any], tmp_path: Path

@@ -77,6 +77,30 @@ def test_a_cascade_keeps_the_limits(limits: Limits, excluded: str | None) -> Non
     assert (made.best is made.cascade) == (excluded is None)
 
 
+@pytest.mark.parametrize(
+    ("limit", "rest", "memory"),
+    [(2_500, "cut1", 2_500), (2_499, "cut0", 1_500), (1_500, "cut0", 1_500), (1_499, None, None)],
+)
+def test_the_small_model_takes_memory_beside_a_head(
+    limit: int, rest: str | None, memory: int | None
+) -> None:
+    """The heads take 1,000 bytes at cut0 and 2,000 at cut1, and 3,000 on the edge alone."""
+    tiny = replace(TINY, own_bytes=500)
+    row = plan(three(), LINK, limits=Limits(memory_bytes=limit), cascade=tiny).cascade
+    assert row is not None
+    if rest is None:
+        assert row.excluded == "more memory than the edge has"
+    else:
+        assert (row.excluded, row.name) == (None, f"tiny, then {rest}")
+        assert row.memory_bytes == memory
+
+
+def test_memory_that_is_not_known_is_absent() -> None:
+    row = plan(three(), LINK, cascade=TINY).cascade
+    assert row is not None
+    assert row.memory_bytes is None
+
+
 def test_a_cascade_alone_meets_a_deadline() -> None:
     """On average it takes 80.04 ms; the fastest candidate takes 180.1."""
     made = plan(three(), LINK, limits=Limits(deadline_ms=100), cascade=TINY)
@@ -275,6 +299,27 @@ def test_exits_keep_the_limits(limits: Limits, excluded: str | None) -> None:
     assert made.cascade is not None
     assert made.cascade.excluded == excluded
     assert (made.best is made.cascade) == (excluded is None)
+
+
+@pytest.mark.parametrize(
+    ("limit", "rest", "memory"),
+    [(4_100, "cut3", 4_100), (4_099, "cut0", 3_100), (3_100, "cut0", 3_100), (3_099, None, None)],
+)
+def test_exits_take_memory_beside_a_head_that_ends_after_the_last(
+    limit: int, rest: str | None, memory: int | None
+) -> None:
+    """The heads take 1,000 bytes more at each cut. Before the input is sent, the head up to cut2
+    has run.
+    """
+    heads = [replace(one, head_bytes=1_000 * (one.cut + 1)) for one in EXITS.exits]
+    exits = replace(EXITS, exits=tuple(heads), own_bytes=100)
+    row = plan(five(), LINK, limits=Limits(memory_bytes=limit), cascade=exits).cascade
+    assert row is not None
+    if rest is None:
+        assert row.excluded == "more memory than the edge has"
+    else:
+        assert (row.excluded, row.name) == (None, f"2 exits, then {rest}")
+        assert row.memory_bytes == memory
 
 
 def test_exits_that_are_never_sure_cost_their_time() -> None:

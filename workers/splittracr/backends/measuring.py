@@ -44,6 +44,11 @@ def identity(own: Backend, spec: ExperimentSpec) -> ModelIdentity:
     )
 
 
+def memory_bytes(own: Backend, spec: ExperimentSpec) -> int:
+    """The bytes of a network that one end runs alone: weights and live tensors."""
+    return own.profile(spec, frames(own, 1), ("raw",), ()).memory_bytes[-1]
+
+
 def batches(own: Backend, source: Dataset, indices: Iterable[int]) -> Iterator[Input]:
     """Batches of one sample each, for the samples at `indices` that can be read."""
     for index in indices:

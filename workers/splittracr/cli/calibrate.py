@@ -306,6 +306,7 @@ def _described(
         kilobytes_without=sum(sizes) / len(sizes) / 1000,
         small_ms=None if exits else found.first_ms[0],
         exit_ms=dict(zip(exits, found.first_ms, strict=True)) if exits else None,
+        memory_bytes=both.first.memory_bytes(spec),
         failed=len(found.failures),
     )
 

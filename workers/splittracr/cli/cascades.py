@@ -1,6 +1,7 @@
 """Cascades as candidates, from the files of `splittracr calibrate`."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,8 @@ def slowed(made: Calibration, edge: Profile, slowdown: float, file: str) -> Casc
     of_profile(edge).check(made, file)
     sure, wrong = made.sure / made.pictures, made.disagreeing / made.pictures
     if made.exits is None or made.exit_ms is None:
-        return Cascade(made.small, (made.small_ms or 0.0) * slowdown, sure, wrong)
+        small_ms = (made.small_ms or 0.0) * slowdown
+        return Cascade(made.small, small_ms, sure, wrong, own_bytes=made.memory_bytes)
     if edge.runtime is not Runtime.TORCH:
         raise InvalidInput(f"exits of {file}", edge.runtime.value, "a profile of runtime Torch")
     inside = edge.cuts[1:-1]
@@ -111,7 +113,11 @@ def slowed(made: Calibration, edge: Profile, slowdown: float, file: str) -> Casc
     cuts = {name: index for index, name in enumerate(edge.cuts)}
     heads = [ms * slowdown for ms in edge.head_ms()]
     own_ms = {name: ms * slowdown for name, ms in made.exit_ms.items()}
-    return Cascade.of_exits(ordered_exits(made.exits, own_ms, cuts, heads), sure, wrong)
+    exits = [
+        replace(one, head_bytes=edge.memory_bytes[one.cut])
+        for one in ordered_exits(made.exits, own_ms, cuts, heads)
+    ]
+    return Cascade.of_exits(exits, sure, wrong, made.memory_bytes)
 
 
 def sentence(cascade: Cascade) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, Protocol
 
+from splittracr.backends import measuring
 from splittracr.backends.columns import Clock
 from splittracr.backends.protocol import Backend, Exits, Input, Live
 from splittracr.data import cascade, datasets
@@ -19,6 +20,7 @@ from splittracr.edge.stages import geometry
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.contracts import DETECTED, Statistic
 from splittracr.experiment.errors import InvalidInput, SplittracrError, reason
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.planning.calibration import Judged
 from splittracr.wire import codec as wire
 
@@ -50,6 +52,9 @@ class Answers(Protocol):
         Raises NotIndependent for a sample that must not be judged.
         """
 
+    def memory_bytes(self, spec: ExperimentSpec) -> int:
+        """The bytes on the edge beside the large model, which is that of `spec`."""
+
 
 @dataclass(frozen=True)
 class OfSmall:
@@ -61,6 +66,10 @@ class OfSmall:
         """The result of the model."""
         (result, seen), ms = Clock(self.backend.device)(self._result, sample)
         return [Timed(described(self.backend, result, seen), ms)]
+
+    def memory_bytes(self, spec: ExperimentSpec) -> int:
+        """The weights and live tensors of the model."""
+        return measuring.memory_bytes(self.backend, spec)
 
     def _result(self, sample: Sample) -> tuple[Reduced, Geometry]:
         own = self.backend
@@ -102,6 +111,11 @@ class OfExits:
             result, ms = clock(self._result, number, live)
             found.append(Timed(described(own, result, seen), ms))
         return found
+
+    def memory_bytes(self, spec: ExperimentSpec) -> int:
+        """The weights of the exits: their heads are those of the network."""
+        del spec
+        return self.exits.memory_bytes
 
     def _result(self, number: int, live: Live) -> Reduced:
         own = self.backend

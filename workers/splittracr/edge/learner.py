@@ -8,7 +8,6 @@ from statistics import median
 
 from splittracr.backends import measuring
 from splittracr.backends.columns import Clock
-from splittracr.backends.protocol import Backend
 from splittracr.data import datasets
 from splittracr.data.containment import contained
 from splittracr.data.contracts import Dataset, Sample
@@ -34,7 +33,7 @@ def small_model(
     own = small.backend
     clock, answers = Clock(own.device), OfSmall(own)
     (ms,) = _times_ms(1, dataset, lambda sample: [clock(answers.of, sample)[1]])
-    memory = _memory(own, spec) if _limited(spec) else 0
+    memory = measuring.memory_bytes(own, spec) if _limited(spec) else 0
     made = SmallModel(own.network.name, ms * _slowdown(spec), small.calibrated.audit, memory)
     made.resume(_runs(earlier, small.spec.threshold_per_million, [small.answers_at.index]))
     return made
@@ -101,11 +100,6 @@ def _slowdown(spec: ExperimentSpec) -> float:
 def _limited(spec: ExperimentSpec) -> bool:
     adaptive = spec.partition.adaptive
     return adaptive is not None and adaptive.edge_memory_mebibytes is not None
-
-
-def _memory(own: Backend, spec: ExperimentSpec) -> int:
-    """Return the bytes of weights and live tensors."""
-    return own.profile(spec, measuring.frames(own, 1), ("raw",), ()).memory_bytes[-1]
 
 
 def _runs(

@@ -92,6 +92,11 @@ class Calibration(Versioned):
         description="Median time of each exit without the head before it, by the name of its cut, "
         "on the machine that ran it; null without exits.",
     )
+    memory_bytes: Count | None = Field(
+        default=None,
+        description="Memory on the edge beside the large model: weights and live tensors of the "
+        "small model, or the weights of exits; null in earlier files.",
+    )
     failed: Count = Field(description="Pictures that one of the two models could not take.")
 
     @model_validator(mode="after")

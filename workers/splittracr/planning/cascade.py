@@ -61,7 +61,8 @@ class Cascade:
     `small` names it. `small_ms` is the time that it adds to a sample that goes on. `sure` is the
     share of samples that it answers. `wrong` is the share of all samples for which its answer
     disagrees with that of the large model. `exits` are in the order of their cuts; a small model
-    has none.
+    has none. `own_bytes` is the memory that the small model or the exits take beside a head, None
+    if unknown.
     """
 
     small: str
@@ -69,12 +70,15 @@ class Cascade:
     sure: float
     wrong: float
     exits: tuple[Exit, ...] = ()
+    own_bytes: int | None = None
 
     @classmethod
-    def of_exits(cls, exits: Sequence[Exit], sure: float, wrong: float) -> Self:
+    def of_exits(
+        cls, exits: Sequence[Exit], sure: float, wrong: float, own_bytes: int | None = None
+    ) -> Self:
         """The cascade of exits, which are in the order of their cuts."""
         small = f"{len(exits)} exit{'s' if len(exits) > 1 else ''}"
-        return cls(small, sum(one.own_ms for one in exits), sure, wrong, tuple(exits))
+        return cls(small, sum(one.own_ms for one in exits), sure, wrong, tuple(exits), own_bytes)
 
     @property
     def answers(self) -> str:
@@ -142,6 +146,12 @@ class Cascade:
         head = np.where(candidates.cut == 0, last.head_ms, candidates.edge_ms)
         memory = np.maximum(candidates.memory_bytes, last.head_bytes)
         return replace(candidates, edge_ms=head, memory_bytes=memory)
+
+    def memory_bytes(self, candidates: Candidates) -> Array:
+        """The memory on the edge with each candidate for the samples that go on; nan if unknown."""
+        own = np.nan if self.own_bytes is None else self.own_bytes
+        memory: Array = self.onward(candidates).memory_bytes + own
+        return memory
 
     def mean(self, figure: Array, own: float = 0.0) -> Array:
         """The mean of a figure of candidates, to which the cascade adds its `own`."""

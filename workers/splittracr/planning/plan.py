@@ -23,6 +23,7 @@ from splittracr.planning.cost import (
 from splittracr.planning.estimate import Beliefs
 
 _UNKNOWN = "accuracy was not measured"
+_TOO_LARGE = "more memory than the edge has"
 _LITTLE = "keeps too little accuracy"
 _NOT_AFTER = "no allowed cut is input or after the last exit"
 _CLOSEST = 3  # candidates that an error names
@@ -46,7 +47,7 @@ class Row:
     latency_ms: float
     tail_ms: float
     frames_per_second: float
-    memory_bytes: int
+    memory_bytes: int | None
     agreement: float | None
     accuracy: float | None
     millijoules: float | None
@@ -170,7 +171,7 @@ def _cascade_row(
         latency_ms=edge + link + server,
         tail_ms=float(cascade.latency_ms(candidates, beliefs, z)[i]),
         frames_per_second=1e3 / max(float(cascade.interval_ms(candidates, beliefs)[i]), 1e-9),
-        memory_bytes=round(float(candidates.memory_bytes[i])),
+        memory_bytes=_whole(cascade.memory_bytes(candidates)[i]),
         agreement=None,
         accuracy=_known(kept[i]),
         millijoules=None if energy is None else float(energy[i]),
@@ -188,9 +189,10 @@ def _rests(
     those that meet the most limits.
     """
     without = static_exclusions(candidates, replace(limits, accuracy=None))
+    memory = cascade.memory_bytes(candidates)
     excluded = [
-        reason or _cascade_excluded(cascade, float(share), float(ms), limits)
-        for reason, share, ms in zip(without, kept, late, strict=True)
+        reason or _memory_excluded(cascade, nbytes, limits) or _cascade_excluded(share, ms, limits)
+        for reason, nbytes, share, ms in zip(without, memory, kept, late, strict=True)
     ]
     follows = cascade.follows(candidates)
     within = np.array([reason is None for reason in without])
@@ -200,11 +202,15 @@ def _rests(
     return preferred, [_NOT_AFTER] * len(candidates) if before else excluded
 
 
-def _cascade_excluded(
-    cascade: Cascade, kept: float, latency_ms: float, limits: Limits
-) -> str | None:
-    if limits.memory_bytes is not None:
+def _memory_excluded(cascade: Cascade, memory_bytes: float, limits: Limits) -> str | None:
+    if limits.memory_bytes is None:
+        return None
+    if np.isnan(memory_bytes):
         return f"memory of the {'exits' if cascade.exits else 'small model'} is not known"
+    return _TOO_LARGE if memory_bytes > limits.memory_bytes else None
+
+
+def _cascade_excluded(kept: float, latency_ms: float, limits: Limits) -> str | None:
     if limits.accuracy is not None and np.isnan(kept):
         return _UNKNOWN
     if limits.accuracy is not None and kept < limits.accuracy:
@@ -254,7 +260,7 @@ def _excluded(c: Candidates, i: int, limits: Limits) -> str | None:
     if limits.codecs and c.codecs[i] not in (*limits.codecs, EDGE_ONLY):
         return "not an allowed codec"
     if limits.memory_bytes is not None and c.memory_bytes[i] > limits.memory_bytes:
-        return "more memory than the edge has"
+        return _TOO_LARGE
     if limits.agreement is not None and np.isnan(c.agreement[i]):
         return "agreement was not measured"
     if limits.agreement is not None and c.agreement[i] < limits.agreement:
@@ -366,7 +372,7 @@ def _rows(
             latency_ms=float(before[i] + link[i] + after[i]),
             tail_ms=float(tail[i]),
             frames_per_second=1e3 / max(float(interval[i]), 1e-9),
-            memory_bytes=round(float(c.memory_bytes[i])),
+            memory_bytes=_whole(c.memory_bytes[i]),
             agreement=_known(c.agreement[i]),
             accuracy=_known(c.accuracy[i]),
             millijoules=None if joules is None else float(joules[i]),
@@ -379,6 +385,10 @@ def _rows(
 
 def _known(share: float) -> float | None:
     return None if np.isnan(share) else float(share)
+
+
+def _whole(figure: float) -> int | None:
+    return None if np.isnan(figure) else round(float(figure))
 
 
 def _reason(
