@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from splittracr.cli import profiles
 from splittracr.cli.main import app
+from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.profile import parse_profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.planning.registry import POLICIES
@@ -91,7 +92,7 @@ def test_what_cannot_be_planned_is_named(arguments: list[str], words: str) -> No
     assert words in " ".join(out.split())
 
 
-def rate_file(folder: Path, model: str = "alexnet", kept: float = 0.97) -> str:
+def rate_file(folder: Path, model: str = "alexnet", kept: float = 0.97, **identity: Any) -> str:
     """A file with two points of alexnet: a small JPEG, and uint8 at a cut with few bytes."""
     points = [
         ("input jpeg", "input", 0, "jpeg20", 4_000.0, kept),
@@ -99,7 +100,8 @@ def rate_file(folder: Path, model: str = "alexnet", kept: float = 0.97) -> str:
     ]
     share = partial(Estimate, low=None, high=None)
     made = Rate(
-        study="s", model=model, weights="official", samples=9, failed=0, reason=None,
+        study="s", model=model, weights="official",
+        identity=ModelIdentity(**identity) if identity else None, samples=9, failed=0, reason=None,
         metric=Metric.TOP1, judged=9, uncut=share(value=0.5),
         points=tuple(
             RatePoint(
@@ -388,6 +390,24 @@ def test_a_calibration_of_another_model_of_the_same_name_is_refused(
         code, out = run(*command, edge, "--calibration", file)
         assert code == 2
         assert words.replace("FILE", file) in " ".join(out.split())
+
+
+def test_a_rate_of_another_model_of_the_same_name_is_refused(tmp_path: Path) -> None:
+    edge = profile_file(tmp_path)
+    (tmp_path / "a.csv").write_text(TRACE.format(20_000))
+    commands = ["plan"], ["simulate", "--traces", str(tmp_path), "--profile"]
+    for key in ("graph_fingerprint", "weights_digest", "preparation"):
+        file = rate_file(tmp_path, **LARGE | {key: "other"})
+        for command in commands:
+            code, out = run(*command, edge, "--rate", file)
+            assert code == 2
+            expected = f"identity.{key} of {file}: got 'other', expected '{LARGE[key]}', as in the "
+            assert expected in " ".join(out.split())
+    # The same weights under another name, and random weights, which stand for any.
+    assert run("plan", edge, "--rate", rate_file(tmp_path, **LARGE))[0] == 0
+    anything = profile_file(tmp_path, weights="none (random)")
+    other = rate_file(tmp_path, **LARGE | {"weights_digest": "other"})
+    assert run("plan", anything, "--rate", other)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,8 @@ def test_cuts_and_pictures_are_measured_on_labelled_samples(tmp_path: Path) -> N
     codecs = ("--codec", "raw", "--codec", "uint4")
     made, said = rated(study(tmp_path, model=model), out, *codecs, "--cut", "1", "--cut", "5")
     assert (made.metric, made.judged, made.samples, made.failed) == (Metric.TOP1, 12, 12, 0)
+    assert made.identity is not None
+    assert (made.identity.input, made.identity.dtype) == ((3, 8, 8), "float32")
     pictures = [one for one in made.points if one.cut_index == 0]
     assert [one.codec for one in pictures] == [
         "uint8", "png", "webp",

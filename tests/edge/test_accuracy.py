@@ -7,6 +7,7 @@ import pytest
 
 from splittracr.edge import accuracy
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
 from splittracr.results.rate import Metric, Rate, RatePoint
 from splittracr.results.summary import Estimate
@@ -46,11 +47,59 @@ def test_the_file_of_the_manifest_is_used(tmp_path: Path) -> None:
     assert accuracy.measured(EDGE, spec(accuracyPercent=75), tmp_path) == EDGE
 
 
-@pytest.mark.parametrize("changes", [{"model": "other"}, {"weights": "file other.pt"}])
-def test_a_file_of_another_model_is_refused(tmp_path: Path, changes: dict[str, str]) -> None:
+IDENTITY = ModelIdentity(
+    graph_fingerprint="sha256:graph", weights_digest="sha256:weights", input=(3, 8, 8),
+    dtype="float32", preparation="resize",
+)  # fmt: skip
+
+
+def identified(**changes: Any) -> ModelIdentity:
+    return IDENTITY.model_copy(update=changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model": "other"}, "accuracyFile: got 'rate.json', expected a file of net, not of other"),
+        (
+            {"weights": "file other.pt"},
+            "weights of .*accuracyFile rate.json: got 'file other.pt', expected 'none",
+        ),
+        (
+            {"identity": identified(weights_digest="sha256:other")},
+            "identity.weights_digest of .* rate.json: got 'sha256:other', expected 'sha256:w",
+        ),
+        (
+            {"identity": identified(graph_fingerprint="sha256:other")},
+            "identity.graph_fingerprint of .*, as in this study",
+        ),
+        ({"identity": identified(input=(3, 9, 9))}, "identity.input of .* got .3, 9, 9."),
+        ({"identity": identified(dtype="bfloat16")}, "identity.dtype of .* got 'bfloat16'"),
+        ({"identity": identified(preparation="crop")}, "identity.preparation of .* got 'crop'"),
+    ],
+)
+def test_a_file_of_another_model_is_refused(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
     asked = spec(accuracyPercent=75, accuracyFile="rate.json")
-    with pytest.raises(InvalidInput, match=r"accuracyFile: .*a file of net with weights none"):
-        accuracy.measured(EDGE, asked, written(tmp_path, **changes))
+    edge = EDGE.model_copy(update={"identity": IDENTITY})
+    with pytest.raises(InvalidInput, match=words):
+        accuracy.measured(edge, asked, written(tmp_path, **changes))
+
+
+def test_the_digest_of_weights_counts_and_not_their_name(tmp_path: Path) -> None:
+    asked = spec(accuracyPercent=75, accuracyFile="rate.json")
+    edge = EDGE.model_copy(update={"identity": IDENTITY})
+    folder = written(tmp_path, weights="file other.pt", identity=IDENTITY)
+    assert accuracy.measured(edge, asked, folder).codecs[0].accuracy == (None, 0.75, None)
+
+
+def test_a_graph_for_batches_is_not_that_of_single_samples(tmp_path: Path) -> None:
+    asked = spec(accuracyPercent=75, accuracyFile="rate.json")
+    batches = {"input": (4, *EDGE.input[1:]), "identity": identified(graph_fingerprint="sha256:4")}
+    folder = written(tmp_path, identity=IDENTITY)
+    found = accuracy.measured(EDGE.model_copy(update=batches), asked, folder)
+    assert found.codecs[0].accuracy == (None, 0.75, None)
 
 
 @pytest.mark.parametrize(

@@ -388,6 +388,22 @@ def test_a_calibration_of_another_model_is_left_out(
     assert words is None or words in text
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, None),
+        ({"weights_digest": "other"}, "identity.weights_digest of rate.json: got 'other'"),
+        ({"graph_fingerprint": "other"}, "identity.graph_fingerprint of rate.json: got 'other'"),
+    ],
+)
+def test_a_rate_of_another_model_is_left_out(
+    tmp_path: Path, changes: dict[str, Any], words: str | None
+) -> None:
+    text = written(tmp_path, rated(identity=IDENTITY | changes)).text
+    assert ("whole input as jpeg50" in text) == (words is None)
+    assert words is None or words in text
+
+
 def test_a_study_without_other_files_says_what_they_would_add(tmp_path: Path) -> None:
     text = written(tmp_path).text
     assert "What should I do?" in text

@@ -2,20 +2,21 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from splittracr.api.arguments import arguments, frame
 from splittracr.backends import measuring, registry
 from splittracr.backends.protocol import Backend, Input, Live, Output
-from splittracr.cli import cascades, profiles, quantities
 from splittracr.cli import plan as planner
+from splittracr.cli import profiles, quantities
 from splittracr.data import importing
 from splittracr.data.contracts import Sample
 from splittracr.data.rgb import to_rgb
 from splittracr.experiment import explain
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.facts import LARGE, of_loaded
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.planning.plan import Row
@@ -232,9 +233,15 @@ class Model:
         if objective not in _OBJECTIVES:
             raise InvalidInput("objective", objective, f"one of {', '.join(_OBJECTIVES)}")
         own = edge or self._profile
+        known = partial(
+            of_loaded,
+            self._backend.network.weights,
+            measuring.identity(self._backend, self._spec),
+            self._backend.identity.batch,
+        )
         with arguments({"--cut": "cuts", "--codec": "codecs", "--server-profile": "server"}):
             if rate is not None:
-                own = profiles.with_rate(own, Path(rate), "--rate")
+                own = profiles.with_rate(own, Path(rate), "--rate", known())
             options = planner.Options(
                 uplink=quantities.rate("uplink")(_number(uplink)),
                 downlink=_given(downlink, quantities.rate("downlink")),
@@ -257,11 +264,8 @@ class Model:
             other = own if server is None else server
             planner.check_server(own, other, other.network)
             slowdown = quantities.number("edge_slowdown", 0.001, quantities.MAX_SLOWDOWN)
-            loaded = cascades.of_loaded(
-                self._backend.network.weights, measuring.identity(self._backend, self._spec)
-            )
             slower = slowdown(edge_slowdown)
-            question = planner.question(own, other, slower, None, options, loaded)
+            question = planner.question(own, other, slower, None, options, known(LARGE))
             return Plan(planner.solve(question))
 
 

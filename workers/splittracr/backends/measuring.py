@@ -82,4 +82,5 @@ def measured(
     Lossy codecs are judged on the batches `judged`.
     """
     codecs, pictures = codec_names(spec)
-    return own.profile(spec, batches, codecs, pictures, judged)
+    made = own.profile(spec, batches, codecs, pictures, judged)
+    return made.model_copy(update={"identity": identity(own, spec)})

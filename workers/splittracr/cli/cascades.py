@@ -3,13 +3,12 @@
 import hashlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from splittracr.data.home import expanded
-from splittracr.experiment.calibration import LARGE_DIGEST, Calibration, Facts, identified
+from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.contracts import DECLARED, Runtime
 from splittracr.experiment.errors import InvalidInput, nearest, why
-from splittracr.experiment.identity import ModelIdentity
+from splittracr.experiment.facts import LARGE, Facts, of_profile
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.versions import parse
@@ -35,23 +34,6 @@ def read(file: Path, option: str) -> Calibration:
     return made
 
 
-def of_profile(edge: Profile) -> Facts:
-    """The facts in a profile. Random weights stand for any: they cost the same time."""
-    known: dict[str, Any] = {
-        "large_weights": edge.weights,
-        "large_identity.input": edge.input[1:],
-        "large_identity.dtype": edge.dtype,
-        **identified("large_identity", edge.identity),
-    }
-    return Facts("the profile", _without_random(known))
-
-
-def of_loaded(weights: str, identity: ModelIdentity) -> Facts:
-    """The facts of a model in this process, whose weights are called `weights`."""
-    known = {"large_weights": weights, **identified("large_identity", identity)}
-    return Facts("the model", _without_random(known))
-
-
 def of_study(spec: ExperimentSpec, base: Path) -> Facts:
     """The facts in a manifest in the folder `base`, whose model is not loaded."""
     post = spec.postprocess.model_dump(mode="json", by_alias=True)
@@ -73,12 +55,6 @@ def exits_digest(exits: str, base: Path) -> str | None:
     return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}"
 
 
-def _without_random(known: dict[str, Any]) -> dict[str, Any]:
-    if known["large_weights"].startswith("none"):
-        return {k: v for k, v in known.items() if k not in ("large_weights", LARGE_DIGEST)}
-    return known
-
-
 def of_model(file: Path, edge: Profile, slowdown: float, option: str, *more: Facts) -> Cascade:
     """The cascade of a file for the edge of a profile that is slowed down.
 
@@ -89,7 +65,7 @@ def of_model(file: Path, edge: Profile, slowdown: float, option: str, *more: Fac
     if made.large != edge.network:
         raise InvalidInput(option, str(file), f"a file of {edge.network}, not of {made.large}")
     for facts in more:
-        facts.check(made, str(file))
+        facts.check(made.facts, str(file))
     return slowed(made, edge, slowdown, str(file))
 
 
@@ -98,7 +74,7 @@ def slowed(made: Calibration, edge: Profile, slowdown: float, file: str) -> Casc
 
     Raises InvalidInput that names the `file` if its models or its exits are not of the profile.
     """
-    of_profile(edge).check(made, file)
+    of_profile(edge, LARGE).check(made.facts, file)
     sure, wrong = made.sure / made.pictures, made.disagreeing / made.pictures
     if made.exits is None or made.exit_ms is None:
         small_ms = (made.small_ms or 0.0) * slowdown

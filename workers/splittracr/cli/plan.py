@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from splittracr.cli import cascades, inputs, profiles
-from splittracr.experiment.calibration import Facts
 from splittracr.experiment.energy import Kind
 from splittracr.experiment.errors import InvalidInput, naming, nearest
+from splittracr.experiment.facts import Facts
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import PowerSpec
 from splittracr.planning import cost

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from splittracr.experiment import explain
 from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput, nearest
+from splittracr.experiment.facts import Facts, of_profile
 from splittracr.experiment.profile import Profile, parse_profile
 from splittracr.experiment.spec import ExperimentSpec, Source
 from splittracr.experiment.types import Operation, OperationTime
@@ -90,10 +91,11 @@ def check_codecs(made: Profile, wanted: Iterable[str]) -> None:
             raise InvalidInput("--codec", codec, expected)
 
 
-def with_rate(made: Profile, file: Path, option: str) -> Profile:
+def with_rate(made: Profile, file: Path, option: str, *more: Facts) -> Profile:
     """The profile with what `splittracr rate` measured: accuracy, and more picture codecs.
 
-    Raises InvalidInput that names the option if the file is of another model or other batches.
+    Raises InvalidInput that names the option if the file is of another model or other batches, and
+    the key of the file that differs from the profile or from `more`.
     """
     from splittracr.results import rate
 
@@ -103,6 +105,8 @@ def with_rate(made: Profile, file: Path, option: str) -> Profile:
     if made.input[0] != 1:
         expected = f"none: the profile is of batches of {made.input[0]}, the file of single samples"
         raise InvalidInput(option, str(file), expected)
+    for facts in (*more, of_profile(made)):
+        facts.check(found.facts, str(file))
     return rate.with_accuracy(rate.with_pictures(made, found), found)
 
 

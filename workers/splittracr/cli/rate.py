@@ -63,7 +63,7 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
     Raises InvalidInput that names the option or the field.
     """
     codecs, whole = _codecs(options.codecs), pictures(options)
-    from splittracr.backends import registry
+    from splittracr.backends import measuring, registry
     from splittracr.data import datasets
     from splittracr.edge import rating, truths
     from splittracr.edge.study import labelled
@@ -95,6 +95,7 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
         study=experiment.metadata.name,
         model=own.network.name,
         weights=own.network.weights,
+        identity=measuring.identity(own, spec),
         samples=found.samples,
         failed=len(found.failures),
         reason=found.failures[0] if found.failures else None,

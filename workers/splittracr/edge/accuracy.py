@@ -4,6 +4,7 @@ from pathlib import Path
 
 from splittracr.data.home import expanded
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.facts import Facts, of_model
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
 from splittracr.results import rate
@@ -20,14 +21,15 @@ def judges_codecs(adaptive: AdaptiveSpec) -> bool:
 def measured(profile: Profile, spec: ExperimentSpec, base: Path) -> Profile:
     """The profile with the accuracy by the manifest's file, if it names one, relative to `base`.
 
-    Raises InvalidInput if the file cannot be read, or is of another model or other weights.
+    Raises InvalidInput if the file cannot be read, or is of another model.
     """
     adaptive = spec.partition.adaptive
     if adaptive is None or adaptive.accuracy_file is None:
         return profile
     found = rate.read(base / expanded(adaptive.accuracy_file, _FILE), _FILE)
-    own = f"{profile.network} with weights {profile.weights}"
-    other = f"{found.model} with weights {found.weights}"
-    if own != other:
-        raise InvalidInput(_FILE, adaptive.accuracy_file, f"a file of {own}, not of {other}")
+    if found.model != profile.network:
+        expected = f"a file of {profile.network}, not of {found.model}"
+        raise InvalidInput(_FILE, adaptive.accuracy_file, expected)
+    known = of_model(profile.weights, profile.identity, batch=profile.input[0])
+    Facts("this study", known).check(found.facts, f"{_FILE} {adaptive.accuracy_file}")
     return rate.with_accuracy(profile, found)

@@ -1,22 +1,17 @@
 """`Calibration`: the sureness from which a small model answers on the edge, with its proof."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
 from splittracr.experiment.contracts import Statistic
-from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.facts import LARGE, of_model
 from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.types import SHARE, Versioned
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Milliseconds = Annotated[float, Field(ge=0)]
-
-LARGE_DIGEST = "large_identity.weights_digest"
-"""The path of the digest of the large model's weights."""
 
 
 class Calibration(Versioned):
@@ -113,39 +108,13 @@ class Calibration(Versioned):
             raise ValueError("expected the same cuts in exits and exit_ms")
         return self
 
-
-@dataclass(frozen=True)
-class Facts:
-    """The values of a calibration's keys, by the path of the key, as another source has them.
-
-    Keys with unknown values are left out.
-    """
-
-    source: str
-    values: Mapping[str, Any]
-
-    def check(self, made: Calibration, file: str) -> None:
-        """Raise InvalidInput that names the key of the first value that differs."""
-        here: dict[str, Any] = {
-            "small": made.small,
-            "large_weights": made.large_weights,
-            **({} if made.exits_digest is None else {"exits_digest": made.exits_digest}),
-            **{f"postprocess.{key}": value for key, value in (made.postprocess or {}).items()},
-            **identified("small_identity", made.small_identity),
-            **identified("large_identity", made.large_identity),
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The values that other sources have, too, by the path of the key."""
+        return {
+            "small": self.small,
+            **({} if self.exits_digest is None else {"exits_digest": self.exits_digest}),
+            **{f"postprocess.{key}": value for key, value in (self.postprocess or {}).items()},
+            **of_model(None, self.small_identity, "small_"),
+            **of_model(self.large_weights, self.large_identity, LARGE),
         }
-        if LARGE_DIGEST in here and LARGE_DIGEST in self.values:
-            del here["large_weights"]  # a file with another name may have the same weights
-        for key, expected in self.values.items():
-            if key in here and here[key] != expected:
-                wanted = f"{expected!r}, as in {self.source}"
-                raise InvalidInput(f"{key} of {file}", here[key], wanted)
-
-
-def identified(key: str, identity: ModelIdentity | None) -> dict[str, Any]:
-    """The facts of a model by path, if there is one; `key` is that of the model in the file."""
-    if identity is None:
-        return {}
-    left_out = {"input"} if identity.input is None else set()
-    known = identity.model_dump(exclude=left_out)
-    return {f"{key}.{name}": value for name, value in known.items()}

@@ -3,10 +3,11 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from splittracr.experiment.calibration import LARGE_DIGEST, Calibration, Facts
+from splittracr.experiment.calibration import Calibration
 from splittracr.experiment.errors import InvalidInput
+from splittracr.experiment.facts import LARGE, Facts
 from splittracr.experiment.spec import Mode
 from splittracr.experiment.types import Record
 from splittracr.experiment.versions import parse
@@ -93,6 +94,7 @@ def _rate(path: Path, environment: Environment) -> Rate:
     names = {cut.index: cut.name for cut in environment.cuts}
     same = all(names.get(one.cut_index) == one.cut for one in made.points)
     _check(path, environment, made.model, made.weights, same=same)
+    _facts(environment).check(made.facts, path.name)
     return made
 
 
@@ -100,16 +102,30 @@ def _calibration(path: Path, environment: Environment) -> Calibration:
     made = parse(Calibration, path.read_bytes(), path.name, "a calibration")
     same = made.cut in {cut.name for cut in environment.cuts}
     _check(path, environment, made.large, made.large_weights, same=same)
-    post = environment.manifest.spec.postprocess.model_dump(mode="json", by_alias=True)
-    known: dict[str, Any] = {
-        LARGE_DIGEST: environment.edge.weights_digest,
-        "large_identity.graph_fingerprint": environment.edge.graph_fingerprint,
-        "large_identity.preparation": environment.preparation,
-    }
-    known = {key: value for key, value in known.items() if value}  # else of an earlier version
-    known |= {f"postprocess.{key}": value for key, value in post.items()}
-    Facts("this study", known).check(made, path.name)
+    _facts(environment, LARGE).check(made.facts, path.name)
     return made
+
+
+def _facts(environment: Environment, prefix: str = "") -> Facts:
+    """The facts of a study. The keys of its model begin with `prefix`.
+
+    Files are of single samples, and constants of a graph may contain the size of a batch.
+    """
+    edge, spec = environment.edge, environment.manifest.spec
+    known = {
+        "weights_digest": edge.weights_digest,
+        "graph_fingerprint": edge.graph_fingerprint if spec.workload.batch_size == 1 else None,
+        "preparation": environment.preparation,
+    }
+    post = spec.postprocess.model_dump(mode="json", by_alias=True)
+    return Facts(
+        "this study",
+        {
+            # What is empty is of an earlier version.
+            **{f"{prefix}identity.{key}": value for key, value in known.items() if value},
+            **{f"postprocess.{key}": value for key, value in post.items()},
+        },
+    )
 
 
 def _check(path: Path, environment: Environment, model: str, weights: str, *, same: bool) -> None:

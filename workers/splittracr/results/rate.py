@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import InvalidInput, why
+from splittracr.experiment.facts import of_model
+from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.profile import CodecProfile, Profile
 from splittracr.experiment.types import SHARE, Frozen, Versioned
 from splittracr.experiment.versions import parse
@@ -124,6 +127,9 @@ class Rate(Versioned):
     study: str = Field(description="Name of the study.")
     model: str = Field(description="Name of the model.")
     weights: str = Field(description="Its weights.")
+    identity: ModelIdentity | None = Field(
+        default=None, description="The model; null in earlier files."
+    )
     samples: int = Field(description="Samples that were run.")
     failed: int = Field(description="Samples that were left out.")
     reason: str | None = Field(description="Why the first of them was; null if none was.")
@@ -135,6 +141,11 @@ class Rate(Versioned):
         default=(), description="With `--small` or `--exits`: cascades at several thresholds."
     )
     curves: tuple[RateCurve, ...] = Field(description="One for each family, and for several.")
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """The values that other sources have, too, by the path of the key."""
+        return of_model(self.weights, self.identity)
 
     @property
     def everything(self) -> tuple[RatePoint, ...]:
