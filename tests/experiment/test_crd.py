@@ -19,6 +19,8 @@ CASCADE = {"model": {"name": "alexnet"}, "statistic": "Margin", "thresholdPerMil
 
 AT_EXITS = {"exits": "exits.safetensors", "statistic": "Margin", "thresholdPerMillion": 1}
 
+ONNX = {"runtime": "OnnxRuntime"}
+
 LINK = {"uplinkKilobitsPerSecond": 5000, "downlinkKilobitsPerSecond": 20000}
 
 
@@ -74,6 +76,14 @@ def test_adaptive_study_is_accepted_by_both(partition: dict[str, Any]) -> None:
         {
             "partition": {"mode": "Cascade", "cut": 0, "cascade": AT_EXITS},
             "server": {"runtime": "OnnxRuntime"},
+        },
+        {  # the small model is on the edge only
+            "partition": {
+                "mode": "Cascade",
+                "cut": 1,
+                "cascade": CASCADE | {"model": {"name": "tiny", "dtype": "float16"}},
+            },
+            "server": ONNX,
         },
         {"partition": {"mode": "Static", "cut": "output"}, "workload": {"batchSize": 2}},
     ],
@@ -205,6 +215,31 @@ UPLINK_ONLY = OUTAGE | {"uplinkKilobitsPerSecond": 1000}
                 ("OnnxRuntime", {}),
                 ("OnnxRuntime", {"exits": "Declared"}),
                 ("CudaGraphs", {}),
+            )
+        ),
+        *(
+            (sections, f"runtime OnnxRuntime goes with dtype float32, {rest}")
+            for sections, rest in (
+                (
+                    {"model": {"name": "resnet18", "dtype": "float16"}, "edge": ONNX},
+                    "of the model and of a small model (model.dtype is float16, ",
+                ),
+                (
+                    {"model": {"name": "resnet18", "dtype": "bfloat16"}, "server": ONNX},
+                    "of the model and of a small model (model.dtype is bfloat16, ",
+                ),
+                (
+                    {
+                        "partition": {
+                            "mode": "Cascade",
+                            "cut": 1,
+                            "cascade": CASCADE | {"model": {"name": "tiny", "dtype": "float16"}},
+                        },
+                        "edge": ONNX,
+                    },
+                    "of the model and of a small model (model.dtype is float32, "
+                    "partition.cascade.model.dtype is float16, edge.runtime is OnnxRuntime",
+                ),
             )
         ),
         ({"partition": {}}, "cut goes with mode Static or Cascade"),

@@ -15,7 +15,7 @@ from splittracr.backends.protocol import Backend
 from splittracr.backends.room import check_room
 from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import CutRefused, InvalidInput
-from splittracr.experiment.spec import ExperimentSpec
+from splittracr.experiment.spec import DType, ExperimentSpec
 from splittracr.experiment.types import Cut, Exactness
 from splittracr.splitting.compare import same
 from splittracr.wire.identity import difference
@@ -237,7 +237,6 @@ def test_an_operation_that_onnx_lacks_is_named() -> None:
     ("parts", "field", "expected"),
     [
         ({"edge": {"device": "cuda"}}, "spec.edge.device", "auto or cpu"),
-        ({"model": {"dtype": "float16"}}, "spec.model.dtype", "float32, the only one"),
         (
             {
                 "model": {
@@ -258,6 +257,16 @@ def test_what_it_does_not_compute_is_named(
         built(study(ONNX, TORCH, **parts), "edge")
     assert failed.value.field == field
     assert failed.value.expected.startswith(expected)
+
+
+def test_a_small_model_of_another_dtype_is_named() -> None:
+    """One that an option names, and no manifest."""
+    spec = study(ONNX, TORCH)
+    model = spec.model.model_copy(update={"dtype": DType.FLOAT16})
+    with pytest.raises(
+        InvalidInput, match=r"spec\.model\.dtype: .* expected float32, the only one"
+    ):
+        built(spec.model_copy(update={"model": model}), "edge")
 
 
 def test_a_network_that_is_larger_than_the_memory_is_named() -> None:

@@ -41,6 +41,7 @@ from splittracr.experiment.spec_rules import (
     EXITS_RANK,
     HEDGE_COMPUTES_TWICE,
     MODEL_OR_EXITS,
+    ONNX_IS_FLOAT32,
     RECALIBRATE_CAN_PROVE,
     RECALIBRATE_NEEDS_AUDITS,
     SMALL_ENDS_BEFORE_OUTPUT,
@@ -448,7 +449,7 @@ class PartitionSpec(SpecModel):
 class ExperimentSpec(SpecModel):
     """The study itself."""
 
-    rules = (CASCADE_HAS_NO_BATCHES, EXITS_NEED_TORCH)
+    rules = (CASCADE_HAS_NO_BATCHES, EXITS_NEED_TORCH, ONNX_IS_FLOAT32)
 
     model: Annotated[ModelSpec, DEFINES]
     dataset: Annotated[DatasetSpec, DEFINES] = DatasetSpec()

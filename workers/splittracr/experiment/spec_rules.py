@@ -26,6 +26,9 @@ _ANNOTATED = Is("source", ["Coco", "Yolo", "Masks"])
 _AT_CUT, _ADAPTIVE = Is("mode", ["Static", "Cascade"]), Is("mode", ["Adaptive"])
 _ENERGY = Either([Is("objective", ["Energy"]), Positive("energyWeight")])
 _WEIGHTS = Either([Positive(f"{name}Weight") for name in ("latency", "throughput", "energy")])
+_FLOAT32 = Within("model", Is("dtype", ["float32"]))
+_WITHOUT_ONNX = Not(Is("runtime", [Runtime.ONNX_RUNTIME]))
+_EDGE_WITHOUT_ONNX = Within("edge", _WITHOUT_ONNX)
 _UPLINK, _DOWNLINK = "uplinkKilobitsPerSecond", "downlinkKilobitsPerSecond"
 
 PATH_NEEDS_FOLDER = Rule(
@@ -154,6 +157,16 @@ EXITS_NEED_TORCH = Rule(
     ),
     "exits go with edge.runtime Torch: a head continues from a cut",
     ("edge.runtime",),
+)
+ONNX_IS_FLOAT32 = Rule(
+    All(
+        [
+            Either([_FLOAT32, All([_EDGE_WITHOUT_ONNX, Within("server", _WITHOUT_ONNX)])]),
+            Either([Within("partition", Within("cascade", _FLOAT32)), _EDGE_WITHOUT_ONNX]),
+        ]
+    ),
+    "runtime OnnxRuntime goes with dtype float32, of the model and of a small model",
+    ("model.dtype", "partition.cascade.model.dtype", "edge.runtime", "server.runtime"),
 )
 ADAPTIVE_NEEDS_ADAPTIVE = Rule(
     Either([_ADAPTIVE, Not(Has("adaptive"))]),
