@@ -107,6 +107,15 @@ def test_a_command_that_is_not_there_is_said(tmp_path: Path, shell: SecureShell)
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("option", [("--forward",), ("--remote-command", "splittracr")])
+def test_an_option_of_another_machine_needs_one(tmp_path: Path, option: tuple[str, ...]) -> None:
+    manifest(tmp_path, {})
+    done = splittracr("run", "study.yaml", "--out", "out", *option, cwd=tmp_path)
+    assert done.code == 2
+    assert f"--on: got nothing, expected the machine of the server, which {option[0]}" in done.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_ssh_says_is_shown(tmp_path: Path, shell: SecureShell) -> None:
     manifest(tmp_path, {})
     done = run(shell, "--on", "ssh://127.0.0.1:1", cwd=tmp_path)

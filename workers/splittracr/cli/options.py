@@ -127,7 +127,11 @@ On = Annotated[
     ),
 ]
 RemoteCommand = Annotated[
-    str, typer.Option(help="With --on: the command on that machine, as its shell reads it.")
+    str | None,
+    typer.Option(
+        help="With --on: the command on that machine, as its shell reads it.",
+        show_default="splittracr",
+    ),
 ]
 Forward = Annotated[bool, typer.Option("--forward", help="With --on: connect through ssh.")]
 ReceptionFolder = Annotated[Path | None, typer.Option(help="Folder of `serve`.", hidden=True)]

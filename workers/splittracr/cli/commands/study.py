@@ -38,7 +38,7 @@ def run(
     weights: Weights = None,
     verbose: Verbose = False,
     on: options.On = None,
-    remote_command: options.RemoteCommand = "splittracr",
+    remote_command: options.RemoteCommand = None,
     forward: options.Forward = False,
 ) -> int:
     """Run a study here: an edge and a server process on this machine, then tables and a report.
@@ -48,12 +48,15 @@ def run(
     """
     from splittracr.cli import local
 
+    if on is None and (forward or remote_command is not None):
+        given = "--forward" if forward else "--remote-command"
+        raise InvalidInput("--on", None, f"the machine of the server, which {given} belongs to")
     experiment = inputs.load(file, set_, weights, verbose=verbose)
     folder = inputs.results_folder(out, experiment.metadata.name)
     if on is not None:
         from splittracr.cli import remote
 
-        there = remote.Remote.parse(on, remote_command, forward=forward)
+        there = remote.Remote.parse(on, remote_command or "splittracr", forward=forward)
         return asyncio.run(remote.run(experiment, inputs.base_folder(file, None), folder, there))
     return asyncio.run(local.run(experiment, file.resolve().parent, folder))
 
