@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,16 +46,26 @@ class Net(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the network's module, and the exported model in `model`."""
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the network's module."""
     made = tmp_path_factory.mktemp("lite")
     (made / "lite_network_of_test.py").write_text(NETWORK)
-    sys.path.insert(0, str(made))
-    try:
-        registry.exporter()(spec(), made, made / "model")
-    finally:
-        sys.path.remove(str(made))
     return made
+
+
+@pytest.fixture(scope="module")
+def own_modules(source: Path) -> Iterator[None]:
+    """The network's module can be imported."""
+    sys.path.insert(0, str(source))
+    yield
+    sys.path.remove(str(source))
+
+
+@pytest.fixture(scope="module")
+def folder(source: Path, own_modules: None) -> Path:
+    """The same folder with the exported model in `model`."""
+    registry.exporter()(spec(), source, source / "model")
+    return source
 
 
 def spec(**parts: Any) -> ExperimentSpec:
@@ -78,11 +89,7 @@ def light(folder: Path) -> LiteNetwork:
 
 @pytest.fixture(scope="module")
 def full(folder: Path) -> Backend:
-    sys.path.insert(0, str(folder))
-    try:
-        return with_torch.build(spec(), "edge", folder)
-    finally:
-        sys.path.remove(str(folder))
+    return with_torch.build(spec(), "edge", folder)
 
 
 def copied(folder: Path, target: Path) -> Path:
@@ -186,8 +193,40 @@ def test_another_processor_makes_exact_cuts_bounded(folder: Path, tmp_path: Path
     assert cuts[-1].exactness is Exactness.CONSISTENT
     strict = {"model": {"exactness": "Consistent"}}
     own = lite.build(spec(**strict), "edge", tmp_path)
-    with pytest.raises(CutRefused, match="it is Bounded on this processor"):
+    with pytest.raises(CutRefused, match=r"it is Bounded \(largest relative error"):
         own.cut(1)
+
+
+def test_a_larger_error_than_the_tolerance_is_refused(folder: Path, tmp_path: Path) -> None:
+    model = copied(folder, tmp_path)
+    found = np.frombuffer((model / OUTPUTS).read_bytes(), np.float32) * np.float32(1 + 1e-5)
+    (model / OUTPUTS).write_bytes(found.tobytes())
+    sealed(model)
+    narrow = spec(model={"tolerancePerMillion": 2})
+    with pytest.raises(InvalidInput, match=r"got 2, expected more, .* of 1\.\de-05 here"):
+        lite.build(narrow, "edge", tmp_path)
+
+
+def test_a_demand_is_refused_as_with_torch(folder: Path) -> None:
+    strict = spec(model={"exactness": "Exact"})
+    with pytest.raises(InvalidInput) as here:
+        lite.build(strict, "edge", folder)
+    with pytest.raises(InvalidInput) as there:
+        with_torch.build(strict, "edge", folder)
+    assert str(here.value) == str(there.value)
+    assert str(here.value).startswith("spec.model.exactness: got 'Exact', expected ")
+    assert "the cut output is not exact (it is Consistent (largest relative" in str(here.value)
+
+
+def test_the_demand_is_that_of_the_manifest_not_of_the_export(
+    folder: Path, tmp_path: Path, light: LiteNetwork
+) -> None:
+    strict = spec(model={"exactness": "Consistent"})
+    registry.exporter()(strict, folder, tmp_path / "model")
+    below = [cut.name for cut in light.proof.cuts if cut.exactness is Exactness.BOUNDED]
+    assert below
+    assert list(lite.build(strict, "edge", tmp_path).proof.refused) == below
+    assert lite.build(spec(), "edge", tmp_path).proof.refused == {}
 
 
 def test_outputs_that_are_not_the_models_are_refused(folder: Path, tmp_path: Path) -> None:

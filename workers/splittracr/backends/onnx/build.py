@@ -11,7 +11,7 @@ import torch
 from msgspec.structs import replace
 from torch import Tensor
 
-from splittracr.backends import measuring
+from splittracr.backends import demand, measuring
 from splittracr.backends.protocol import Backend
 from splittracr.backends.torch import build as torch_build
 from splittracr.backends.torch.examples import example_batch, second_batch
@@ -139,8 +139,8 @@ def _converted(own: ProvenNetwork, spec: ExperimentSpec, side: str) -> Backend:
         expected = f"Torch: ONNX computes {network.name} with a relative error of {off:.1e}"
         raise InvalidInput(field, _NAME, expected)
     ends = classes.Ends(spec.edge.runtime, spec.server.runtime)
-    proof = classes.demanded(_classified(own, tried, ends, known), spec.model)
-    _check_demand(proof, spec, side, off)
+    proof = demand.demanded(_classified(own, tried, ends, known), spec.model)
+    demand.check(proof, spec, side)
     fields = {one.name: getattr(own, one.name) for one in dataclasses.fields(own)}
     identity = _identity(own, spec, [known[0].onnx, known[1].onnx])
     fields |= {"proof": proof, "batchable": frozenset(), "identity": identity}
@@ -170,25 +170,6 @@ def _batches(own: ProvenNetwork) -> list[Tensor]:
     network, size = own.network, own.identity.batch
     first = [example_batch(network, size), second_batch(network, size)]
     return [*first, *measuring.frames(own, _JUDGED)]
-
-
-def _check_demand(proof: Proof, spec: ExperimentSpec, side: str, off: float) -> None:
-    """Raise InvalidInput if this end alone computes less exactly than the manifest demands."""
-    whole = proof.cuts[-1 if side == "edge" else 0].name
-    why = proof.refused.get(whole)
-    if why is None:
-        return
-    if spec.model.exactness is Exactness.BOUNDED:
-        raise InvalidInput(
-            "spec.model.tolerancePerMillion",
-            round(spec.model.tolerance * 1e6),
-            f"more, runtime {_NAME} has a largest relative error of {off:.1e} here ({why})",
-        )
-    raise InvalidInput(
-        "spec.model.exactness",
-        spec.model.exactness.value,
-        f"Bounded: with spec.{side}.runtime {_NAME} the cut {whole} is not exact ({why})",
-    )
 
 
 def _identity(

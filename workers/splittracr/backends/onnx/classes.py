@@ -18,7 +18,6 @@ from splittracr.backends.onnx.halves import Halves
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import SplittracrError, reason
-from splittracr.experiment.spec import ModelSpec
 from splittracr.experiment.types import Cut, Exactness
 from splittracr.splitting.compare import same
 from splittracr.splitting.proof import Proof
@@ -77,13 +76,6 @@ def classify(own: ProvenNetwork, halves: Halves, ends: Ends, known: Sequence[Out
     return replace(own.proof, cuts=tuple(cuts), refused=refused)
 
 
-def demanded(proof: Proof, model: ModelSpec) -> Proof:
-    """The proof, in which cuts below the exactness of the manifest are refused."""
-    found = {cut.name: _below(cut, model) for cut in proof.offered().values()}
-    refused = {name: why for name, why in found.items() if why is not None}
-    return replace(proof, refused={**proof.refused, **refused})
-
-
 def error(expected: Sequence[Any], found: Sequence[Any]) -> float:
     """The largest difference of the numbers in two outputs, relative to the largest size in the
     same tensor of `expected`.
@@ -94,20 +86,6 @@ def error(expected: Sequence[Any], found: Sequence[Any]) -> float:
         return _error(expected, found)
     except _OtherOutputError as other:
         raise SplittracrError(str(other)) from other
-
-
-def _below(cut: Cut, model: ModelSpec) -> str | None:
-    """Why a cut is below the demand of the manifest; None if it is not."""
-    if not cut.exactness.meets(model.exactness):
-        off = f"largest relative error {cut.largest_error:.1e}"
-        return f"it is {cut.exactness} ({off}), spec.model.exactness demands {model.exactness}"
-    if model.exactness is Exactness.BOUNDED and (cut.largest_error or 0.0) > model.tolerance:
-        millionths = round(model.tolerance * 1e6)
-        return (
-            f"its largest relative error is {cut.largest_error:.1e}, above "
-            f"spec.model.tolerancePerMillion {millionths}"
-        )
-    return None
 
 
 def _uses_onnx(cut: int, last: int, ends: Ends) -> bool:

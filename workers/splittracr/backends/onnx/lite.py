@@ -4,6 +4,7 @@ The classes of cuts are those that the server has proven with this version of ON
 edge computes the uncut model on two seeded inputs, and compares its outputs with the server's.
 """
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import onnxruntime
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from splittracr.backends import exported, seeded, settings
+from splittracr.backends import demand, exported, seeded, settings
 from splittracr.backends.exported import ExportedModel
 from splittracr.backends.onnx import loaded, sessions
 from splittracr.backends.onnx.array_digest import part_digest
@@ -47,7 +48,6 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> Backend:
 
     Sets the threads of this process. Raises InvalidInput if this edge cannot run it.
     """
-    del side  # a server has PyTorch
     if spec.edge.device not in ("auto", "cpu"):
         expected = f"auto or cpu, runtime {_NAME} computes on the processor"
         raise InvalidInput("spec.edge.device", spec.edge.device, expected)
@@ -71,7 +71,8 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> Backend:
     made = [parts.run(0, parts.last, [one]) for one in inputs]
     parts.tried()
     known = loaded.outputs(model, folder)
-    proof = _proof(model, spec, made, known)
+    proof = demand.demanded(_proof(model, made, known), spec.model)
+    demand.check(proof, spec, side)
     digests = {
         name: part_digest(name, [from_tree(tree, found) for tree in model.live[-1].values])
         for name, found in zip(model.parts, made, strict=True)
@@ -142,7 +143,6 @@ def _description(model: ExportedModel, spec: ExperimentSpec, base: Path) -> Lite
 
 def _proof(
     model: ExportedModel,
-    spec: ExperimentSpec,
     made: Sequence[Sequence[NDArray[Any]]],
     known: Sequence[tuple[Sequence[NDArray[Any]], Sequence[NDArray[Any]]]],
 ) -> Proof:
@@ -167,20 +167,7 @@ def _proof(
         raise InvalidInput("spec.edge.runtime", _NAME, expected)
     log.info("outputs differ from the server's in the last bits, by %.1e at most", off)
     cuts = tuple(_elsewhere(cut, off, model.proof.last) for cut in model.cuts)
-    refused = {
-        cut.name: f"it is {cut.exactness} on this processor (largest relative error "
-        f"{cut.largest_error:.1e}), spec.model.exactness demands {spec.model.exactness}"
-        for cut in cuts
-        if cut.index and not _meets(cut, spec.model)
-    }
-    return Proof(
-        cuts=cuts,
-        refused={**refused, **model.refused},
-        op_ms=model.op_ms,
-        uncounted=model.uncounted,
-        operations=model.operations,
-        former_names=model.former_names,
-    )
+    return dataclasses.replace(model.proof, cuts=cuts)
 
 
 def _elsewhere(cut: Cut, off: float, last: int) -> Cut:
@@ -194,13 +181,6 @@ def _elsewhere(cut: Cut, off: float, last: int) -> Cut:
             "largest_error": max(off, cut.largest_error or 0.0),
         }
     )
-
-
-def _meets(cut: Cut, model: ModelSpec) -> bool:
-    if not cut.exactness.meets(model.exactness):
-        return False
-    bounded = model.exactness is Exactness.BOUNDED
-    return not bounded or (cut.largest_error or 0.0) <= model.tolerance
 
 
 def _error(expected: NDArray[Any], found: NDArray[Any]) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from splittracr.backends import exported
+from splittracr.backends import demand, exported
 from splittracr.backends.exported import ExportedModel, GraphTensor, Layers, Layout, LiveValues
 from splittracr.backends.onnx.export import Live
 from splittracr.backends.onnx.graph import STEP, Value
@@ -48,7 +48,8 @@ def write(own: OnnxNetwork, spec: ExperimentSpec, folder: Path) -> ExportedModel
 
 
 def _described(own: OnnxNetwork, spec: ExperimentSpec, folder: Path) -> ExportedModel:
-    network, proof, last = own.network, own.proof, own.halves.exported.live[-1]
+    network, last = own.network, own.halves.exported.live[-1]
+    proof = demand.undemanded(own.proof, spec.model)  # an edge demands what its manifest does
     name = watched(own.tape)[len(own.tape)]
     return ExportedModel(
         files={one: exported.described(folder / one) for one in exported.FILES},
