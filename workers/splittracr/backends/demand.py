@@ -39,8 +39,14 @@ def check(proof: Proof, spec: ExperimentSpec, side: str) -> None:
     raise InvalidInput(
         "spec.model.exactness",
         spec.model.exactness.value,
-        f"Bounded: with spec.{side}.runtime {runtime} the cut {whole.name} is not exact ({why})",
+        f"{_met(whole)}: with spec.{side}.runtime {runtime} the cut {whole.name} is not exact "
+        f"({why})",
     )
+
+
+def _met(cut: Cut) -> str:
+    """The demands that a cut meets, from the strictest on."""
+    return " or ".join(demand for demand in Exactness if cut.exactness.meets(demand))
 
 
 def _below(cut: Cut, model: ModelSpec) -> str | None:
