@@ -6,6 +6,8 @@ import contextlib
 import importlib.metadata
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,6 +175,13 @@ def test_without_a_server_it_takes_an_exported_model(tmp_path: Path, lite: dict[
     records = journal.read(tmp_path / "out" / "records.jsonl")
     assert [record.outcome for record in records] == ["ok"] * 3
 
+    other_seed = ("--set", "spec.model.seed=7", "--out", "o", *path)
+    other = splittracr("edge", str(file), *other_seed, cwd=tmp_path, timeout=280, **lite)
+    assert other.code == 2
+    words = "spec.model.seed: got 7, expected 0, with which the model was exported"
+    assert words in other.err.replace("\n", " ")
+    assert not (tmp_path / "o").exists()
+
     described = json.loads((tmp_path / "model" / "model.json").read_text())
     (tmp_path / "model" / "model.json").write_text(json.dumps({**described, "runtime": "1.0"}))
     other = splittracr("edge", str(file), "--out", "o", *path, cwd=tmp_path, timeout=280, **lite)
@@ -182,6 +191,21 @@ def test_without_a_server_it_takes_an_exported_model(tmp_path: Path, lite: dict[
     changed = splittracr("edge", str(file), "--out", "o", *path, cwd=tmp_path, timeout=280, **lite)
     assert changed.code == 2
     assert "graph.onnx has 1 bytes, not" in changed.err
+
+
+def test_a_weights_file_is_at_the_server_only(tmp_path: Path, lite: dict[str, str]) -> None:
+    there, here = tmp_path / "server", tmp_path / "edge"
+    there.mkdir()
+    here.mkdir()
+    model = {"name": "plain_network:Net", "weightsFile": "w.pt", "exactness": "Bounded"}
+    file = study(there, ONNX, TORCH, model=model)
+    save = "import plain_network, torch; torch.save(plain_network.Net().state_dict(), 'w.pt')"
+    subprocess.run([sys.executable, "-c", save], cwd=there, env=environment(), check=True)
+    (here / "study.yaml").write_text(file.read_text())
+    with serving(file) as url:
+        done = edge(here / "study.yaml", url, "out", lite)
+    assert done.code == 0, done.err
+    assert read_environment(here / "out").weights == "file w.pt"
 
 
 def test_a_model_that_onnx_does_not_know_is_refused_in_the_servers_words(

@@ -1,5 +1,6 @@
 """An exported model on arrays computes what the same model computes with PyTorch beside it."""
 
+import importlib
 import json
 import sys
 from collections.abc import Iterator
@@ -73,7 +74,7 @@ def spec(**parts: Any) -> ExperimentSpec:
     return ExperimentSpec.model_validate(
         {
             "model": {**model, **parts.pop("model", {})},
-            "partition": {"mode": "Sweep"},
+            "partition": parts.pop("partition", {"mode": "Sweep"}),
             "edge": {"runtime": "OnnxRuntime", "modelPath": "model", **parts.pop("edge", {})},
             **parts,
         }
@@ -301,7 +302,6 @@ def test_a_graph_that_is_none_is_refused(folder: Path, tmp_path: Path) -> None:
     [
         ({"edge": {"device": "cuda"}}, {}, r"spec\.edge\.device"),
         ({"edge": {"modelPath": "none"}}, {}, r"spec\.edge\.modelPath: got .*model\.json"),
-        ({"workload": {"batchSize": 2}}, {}, r"spec\.workload\.batchSize: got 2, expected 1"),
         ({}, {"prepared": None}, "OpenCV, so its edge needs an image with PyTorch"),
         ({}, {"postprocessor": "ultralytics-detect"}, r"spec\.postprocess\.name"),
         ({}, {"runtime": "0.1"}, "expected version 0.1"),
@@ -313,6 +313,97 @@ def test_what_such_an_edge_cannot_do_is_named(
     sealed(copied(folder, tmp_path), **changes)
     with pytest.raises(InvalidInput, match=words):
         lite.build(spec(**parts), "edge", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (
+            {"model": {"name": "mobilenet_v3_large", "seed": 7}},
+            "spec.model.name: got 'mobilenet_v3_large', expected 'lite_network_of_test:Net'",
+        ),
+        ({"model": {"source": "custom"}}, "spec.model.source: got 'custom', expected nothing"),
+        ({"model": {"weights": "official"}}, "spec.model.weights: got 'official', expected 'none'"),
+        (
+            {"model": {"weightsFile": "w.pt"}},
+            "spec.model.weightsFile: got 'w.pt', expected nothing",
+        ),
+        ({"model": {"inputSize": [64, 64]}}, "inputSize: got [64, 64], expected nothing"),
+        ({"model": {"input": {"shape": [3, 32, 32]}}}, "'shape': [3, 32, 32]}, expected nothing"),
+        ({"model": {"letterbox": "Rect"}}, "letterbox: got 'Rect', expected 'Square'"),
+        ({"model": {"seed": 7}}, "spec.model.seed: got 7, expected 0"),
+        ({"model": {"numClasses": 10}}, "spec.model.numClasses: got 10, expected nothing"),
+        ({"model": {"args": {"a": 1}}}, "spec.model.args: got {'a': 1}, expected {}"),
+        ({"postprocess": {"name": "raw"}}, "spec.postprocess.name: got 'raw', expected nothing"),
+        ({"server": {"runtime": "OnnxRuntime"}}, "runtime: got 'OnnxRuntime', expected 'Torch'"),
+        ({"workload": {"batchSize": 2}}, "spec.workload.batchSize: got 2, expected 1"),
+        ({"results": {"outputs": "Raw"}}, "outputs: got 'Raw', expected 'Reduced'"),
+    ],
+)
+@pytest.mark.parametrize("mode", ["EdgeOnly", "Sweep"])
+def test_what_the_export_has_otherwise_is_named(
+    folder: Path, parts: dict[str, Any], words: str, mode: str
+) -> None:
+    with pytest.raises(InvalidInput) as failed:
+        lite.build(spec(**parts, partition={"mode": mode}), "edge", folder)
+    assert f"{words}, with which the model was exported" in str(failed.value)
+
+
+def test_what_the_edge_does_itself_is_up_to_the_manifest(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("\n".join("abcdefghi"))
+    parts = {
+        "postprocess": {"topK": 2},
+        "dataset": {"classNames": str(tmp_path / "names.txt")},
+        "model": {"tolerancePerMillion": 5000},
+    }
+    own = lite.build(spec(**parts), "edge", folder)
+    (reduced,) = own.reduce(own.tail(0, [own.example(0)]))
+    found = own.postprocessor.describe(reduced, Geometry((32, 32), (32, 32)))
+    assert len(found) == 2
+    assert {one["label"] for one in found} < set("abcdefghi")
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the model exported with the weights in `there/w.pt`."""
+    made = tmp_path_factory.mktemp("trained")
+    (made / "there").mkdir()
+    torch.save(importlib.import_module("lite_network_of_test").Net().state_dict(), made / FILE)
+    registry.exporter()(from_file(FILE), made, made / "model")
+    return made
+
+
+FILE = "there/w.pt"
+
+
+def from_file(path: str | None) -> ExperimentSpec:
+    return spec(model={"weights": "official", "weightsFile": path})
+
+
+def test_the_weights_file_need_not_be_on_the_edge(trained: Path, tmp_path: Path) -> None:
+    copied(trained, tmp_path)
+    for path in (FILE, "elsewhere/w.pt", "~nobody-there/w.pt"):
+        assert lite.build(from_file(path), "edge", tmp_path).network.weights == "file w.pt"
+    assert lite.build(from_file(FILE), "edge", trained).network.weights == "file w.pt"
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (None, "got nothing, expected 'w.pt', with which the model was exported"),
+        ("there/v.pt", "got 'there/v.pt', expected 'w.pt', with which the model was exported"),
+        ("mine/w.pt", "got 'mine/w.pt', expected the file with which the model was exported (w.pt"),
+    ],
+)
+def test_another_weights_file_is_named(
+    trained: Path, tmp_path: Path, path: str | None, words: str
+) -> None:
+    copied(trained, tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "w.pt").write_bytes(b"others")
+    with pytest.raises(InvalidInput) as failed:
+        lite.build(from_file(path), "edge", tmp_path)
+    assert f"spec.model.weightsFile: {words}" in str(failed.value)
 
 
 def test_the_files_hold_arrays_only(folder: Path) -> None:

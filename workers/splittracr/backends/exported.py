@@ -38,6 +38,12 @@ class ExportedFile(Frozen):
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
+class WeightsFile(ExportedFile):
+    """The file of `spec.model.weightsFile`, which is not part of the export."""
+
+    name: Annotated[str, Field(max_length=4096)]
+
+
 class GraphTensor(Frozen):
     """A tensor of the graph; `dtype` as numpy names it."""
 
@@ -81,6 +87,7 @@ class ExportedModel(Frozen):
     runtime: str = Field(description="Version of ONNX Runtime by which the cuts were classified.")
     name: str
     weights: str
+    weights_file: WeightsFile | None = None
     classes: tuple[str, ...]
     pictures: bool
     shape: tuple[int, ...]

@@ -6,6 +6,9 @@ from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.wire.identity import settings_text
 
+CLASS_NAMES = "class names"
+"""The one setting that is no field of a manifest."""
+
 
 def _bits(runtime: Runtime) -> Runtime:
     """The runtime whose bits this one computes."""
@@ -26,4 +29,4 @@ def text(classes: Sequence[str], spec: ExperimentSpec) -> str:
     }
     if set(runtimes.values()) != {Runtime.TORCH}:  # how exact a cut is depends on both
         settings |= runtimes
-    return settings_text({**settings, "class names": tuple(classes)})
+    return settings_text({**settings, CLASS_NAMES: tuple(classes)})

@@ -184,7 +184,10 @@ def _edge(
     reference = profiles.reference(spec)
     if reference is not None:
         return reference, slowdown, declared, facts
-    if options.calibration is None:
+    from splittracr.backends import registry
+
+    # Without PyTorch the edge has an exported model, which has its weights.
+    if options.calibration is None and not registry.needs_export(spec.edge.runtime):
         # Random weights: times and bytes are much the same, and nothing has to be downloaded.
         changes = {"weights": "none", "weights_file": None}
         spec = spec.model_copy(update={"model": spec.model.model_copy(update=changes)})

@@ -25,6 +25,15 @@ def settings_text(settings: Mapping[str, Any]) -> str:
     return _canonical({name: _short(value) for name, value in settings.items()})
 
 
+def parsed_settings(text: str) -> dict[str, Any]:
+    """Settings by name; empty if the text of an unknown client is not JSON settings."""
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return settings if isinstance(settings, dict) else {}
+
+
 def difference(
     edge: Identity, server: Identity, ends: tuple[str, str] = ("the edge", "the server")
 ) -> str | None:
@@ -46,7 +55,7 @@ def _first(edge: Identity, server: Identity, ends: tuple[str, str]) -> str | Non
 
 
 def _compared(edge: Identity, server: Identity) -> Iterator[tuple[str, Any, Any]]:
-    theirs, ours = _parsed(edge.settings), _parsed(server.settings)
+    theirs, ours = parsed_settings(edge.settings), parsed_settings(server.settings)
     for name in ours:  # never the edge's own names: the refusal repeats them
         yield name, theirs.get(name), ours[name]
     for field in _FIRST:
@@ -118,15 +127,6 @@ def _shown(one: PartDigest, other: PartDigest) -> tuple[str, str]:
 
 def _numbers(summary: Summary) -> str:
     return f"{summary.kind} of mean {summary.mean:.6g} and rms {summary.rms:.6g}"
-
-
-def _parsed(text: str) -> dict[str, Any]:
-    """Settings by name; empty if the text of an unknown client is not JSON settings."""
-    try:
-        settings = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return settings if isinstance(settings, dict) else {}
 
 
 def _short(value: Any) -> Any:

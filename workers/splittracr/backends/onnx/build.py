@@ -72,7 +72,7 @@ def export(spec: ExperimentSpec, base: Path, folder: Path) -> None:
 
     own = build(spec, "edge", base)
     assert isinstance(own, OnnxNetwork)
-    write(own, spec, folder)
+    write(own, spec, base, folder)
 
 
 def prove_cuts(spec: ModelSpec, batch: int) -> tuple[str, Proof]:

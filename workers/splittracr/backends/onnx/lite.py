@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from splittracr.backends import demand, exported, seeded, settings
 from splittracr.backends.exported import ExportedModel
-from splittracr.backends.onnx import loaded, sessions
+from splittracr.backends.onnx import lite_check, loaded, sessions
 from splittracr.backends.onnx.array_digest import part_digest
 from splittracr.backends.onnx.lite_network import Host, LiteDescription, LiteNetwork
 from splittracr.backends.onnx.loaded import Parts
@@ -59,7 +59,7 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> Backend:
         raise InvalidInput(FIELD, None, expected)
     folder = base / expanded(spec.edge.model_path, FIELD)
     model = exported.read(folder, FIELD)
-    _check(model, spec)
+    lite_check.check(model, spec, base)
     sessions.use_threads(spec.edge.threads)
     parts = Parts(model, folder, spec.edge.session_mebibytes * 2**20)
     identity = _identity(model, spec)
@@ -99,25 +99,6 @@ def prove_cuts(spec: ModelSpec, batch: int) -> tuple[str, Proof]:
     """Raises InvalidInput: cuts are proven with PyTorch."""
     del batch
     raise InvalidInput("spec.model.name", spec.name, "a machine with PyTorch, to prove its cuts")
-
-
-def _check(model: ExportedModel, spec: ExperimentSpec) -> None:
-    if model.runtime != onnxruntime.__version__:
-        raise InvalidInput(
-            "spec.edge.runtime",
-            f"{_NAME} {onnxruntime.__version__}",
-            f"version {model.runtime}, by which the server has proven the cuts",
-        )
-    if model.pictures and model.prepared is None:
-        raise InvalidInput(
-            "spec.model.name",
-            model.name,
-            "a model whose pictures Pillow prepares: those of this one are resized by PyTorch or "
-            "OpenCV, so its edge needs an image with PyTorch",
-        )
-    if spec.workload.batch_size != model.identity.get("batch"):
-        expected = f"{model.identity.get('batch')}, for which the model was exported"
-        raise InvalidInput("spec.workload.batchSize", spec.workload.batch_size, expected)
 
 
 def _identity(model: ExportedModel, spec: ExperimentSpec) -> Identity:

@@ -12,7 +12,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from splittracr.backends import demand, exported
-from splittracr.backends.exported import ExportedModel, GraphTensor, Layers, Layout, LiveValues
+from splittracr.backends.exported import (
+    ExportedModel,
+    GraphTensor,
+    Layers,
+    Layout,
+    LiveValues,
+    WeightsFile,
+)
 from splittracr.backends.onnx.export import Live
 from splittracr.backends.onnx.graph import STEP, Value
 from splittracr.backends.onnx.proven import OnnxNetwork
@@ -22,6 +29,7 @@ from splittracr.data.postprocess.raw import Raw
 from splittracr.experiment.errors import naming
 from splittracr.experiment.spec import ExperimentSpec, LayerRef
 from splittracr.models.pictures import described
+from splittracr.models.weights import file_path
 from splittracr.results.files import write_atomically
 from splittracr.splitting.behaviour import watched
 from splittracr.splitting.live import pack
@@ -29,8 +37,10 @@ from splittracr.wire.payload import Tree
 
 
 @torch.inference_mode()
-def write(own: OnnxNetwork, spec: ExperimentSpec, folder: Path) -> ExportedModel:
+def write(own: OnnxNetwork, spec: ExperimentSpec, base: Path, folder: Path) -> ExportedModel:
     """Write the model of `own` to `folder`, and return its description.
+
+    Relative paths of the manifest start at `base`.
 
     Raises OSError that names a file.
     """
@@ -42,12 +52,12 @@ def write(own: OnnxNetwork, spec: ExperimentSpec, folder: Path) -> ExportedModel
     size = own.identity.batch
     batches = [example_batch(own.network, size), second_batch(own.network, size)]
     _write_arrays(folder / exported.OUTPUTS, _outputs(own, batches), step=1)
-    described_model = _described(own, spec, folder)
+    described_model = _described(own, spec, base, folder)
     write_atomically(folder / exported.INDEX, described_model.model_dump_json().encode())
     return described_model
 
 
-def _described(own: OnnxNetwork, spec: ExperimentSpec, folder: Path) -> ExportedModel:
+def _described(own: OnnxNetwork, spec: ExperimentSpec, base: Path, folder: Path) -> ExportedModel:
     network, last = own.network, own.halves.exported.live[-1]
     proof = demand.undemanded(own.proof, spec.model)  # an edge demands what its manifest does
     name = watched(own.tape)[len(own.tape)]
@@ -56,6 +66,7 @@ def _described(own: OnnxNetwork, spec: ExperimentSpec, folder: Path) -> Exported
         runtime=onnxruntime.__version__,
         name=network.name,
         weights=network.weights,
+        weights_file=_weights_file(spec, base),
         classes=network.classes,
         pictures=network.pictures,
         shape=network.shape,
@@ -78,6 +89,13 @@ def _described(own: OnnxNetwork, spec: ExperimentSpec, folder: Path) -> Exported
         live=tuple(map(_live, own.halves.exported.live)),
         output=_output(own, last),
     )
+
+
+def _weights_file(spec: ExperimentSpec, base: Path) -> WeightsFile | None:
+    path = file_path(spec.model, base)
+    if path is None:
+        return None
+    return WeightsFile(name=path.name, **exported.described(path).model_dump())
 
 
 def _live(live: Live) -> LiveValues:
