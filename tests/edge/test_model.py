@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -220,6 +221,43 @@ def test_a_changed_file_is_fetched_again(
     assert contents(fetched(store)) == CONTENT
     assert f"{name} was changed on disk and is fetched again" in caplog.text
     assert [asked for asked, _ in store.asked].count(name) == 2
+
+
+def in_the_way(path: Path, kind: str) -> None:
+    """Something else than a file at `path`."""
+    path.unlink(missing_ok=True)
+    match kind:
+        case "folder":
+            path.mkdir()
+            (path / "more").write_bytes(b"x")
+        case "link":
+            path.symlink_to(path.parent.parent, target_is_directory=True)
+        case "pipe":
+            os.mkfifo(path)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe"])
+@pytest.mark.parametrize("name", [*CONTENT, "weights.bin.part", exported.INDEX, ".lock"])
+def test_what_is_no_file_is_removed_and_fetched_again(
+    without_torch: Path, name: str, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store()
+    folder = fetched(store)
+    if name == "weights.bin.part":
+        (folder / "weights.bin").unlink()
+    in_the_way(folder / name, kind)
+    (without_torch / "other").mkdir()
+    assert fetched(store) == folder
+    assert contents(folder) == CONTENT
+    assert exported.read(folder, "x").name == "net"
+    assert f"{folder / name} is no file" in caplog.text
+    assert (without_torch / "other").is_dir()
+
+
+def test_a_file_in_place_of_the_models_folder_is_removed(without_torch: Path) -> None:
+    without_torch.mkdir(parents=True)
+    (without_torch / exported.parse(described(), "x").digest).write_bytes(b"x")
+    assert contents(fetched(Store())) == CONTENT
 
 
 def test_a_busy_server_is_waited_for(without_torch: Path) -> None:

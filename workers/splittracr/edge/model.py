@@ -38,6 +38,7 @@ from splittracr.results.files import write_atomically
 log = logging.getLogger(__name__)
 
 _BACKOFF = Backoff(first=0.2, longest=5.0)
+_LOCK = ".lock"
 _CHUNK = 2**18
 _SILENT_SECONDS = 15
 _SHOWN_SECONDS = 10.0
@@ -110,8 +111,10 @@ class _Download:
         model = exported.parse(text, self._url)
         folder = self._cache / model.digest
         with naming(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+            await asyncio.to_thread(_make, folder)
         async with _alone(folder):
+            for path in list(folder.iterdir()):
+                await asyncio.to_thread(_clear, path)
             for name in exported.FILES:
                 await self._file(client, model, folder / name)
             await asyncio.to_thread(write_atomically, folder / exported.INDEX, text)
@@ -202,6 +205,25 @@ class _Download:
         raise ConnectionError(f"the server answers {answer.status}: {words[:200]}")
 
 
+def _make(folder: Path) -> None:
+    """Make the folder of a model, unless it is there."""
+    if not folder.is_dir():
+        folder.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    _clear(folder / _LOCK)
+
+
+def _clear(path: Path) -> None:
+    """Remove what is at `path` unless it is a file: a folder, for example."""
+    if path.is_file() or not (path.exists() or path.is_symlink()):
+        return
+    log.warning("%s is no file: it is removed, and fetched again if it is needed", path)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+
+
 async def _limited(answer: aiohttp.ClientResponse) -> bytes:
     """A body in memory, not longer than a description may be."""
     body = bytearray()
@@ -215,7 +237,7 @@ async def _limited(answer: aiohttp.ClientResponse) -> bytes:
 @asynccontextmanager
 async def _alone(folder: Path) -> AsyncIterator[None]:
     """Keep other edges of this machine from writing to `folder` at the same time."""
-    with (folder / ".lock").open("w") as lock:
+    with (folder / _LOCK).open("w") as lock:
         while True:
             with contextlib.suppress(BlockingIOError):
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
