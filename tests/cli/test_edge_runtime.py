@@ -34,4 +34,4 @@ def test_a_cascade_needs_pytorch_on_the_edge(
 def test_a_study_without_a_cascade_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "has_torch", lambda: False)
     experiment = manifest.from_object(study(edge={"runtime": "OnnxRuntime"}))
-    assert inputs.edge_runtime(experiment) is registry.load(experiment.spec.edge.runtime)
+    assert inputs.edge_runtime(experiment) is registry.load_edge(experiment.spec.edge.runtime)

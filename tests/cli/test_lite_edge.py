@@ -103,6 +103,29 @@ def test_torch_cannot_be_imported_there(tmp_path: Path, lite: dict[str, str]) ->
     assert "there is no torch" in done.err.replace("\n", " ")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("cuts", "vgg16", "--runtime", ONNX),
+        ("profile", "vgg16", "--runtime", ONNX, "--weights", "none", "--out", "x.json"),
+        ("export", "study.yaml", "--out", "model"),
+        ("plan", "study.yaml"),
+        ("exits", "train", "study.yaml", "--at", "conv", "--out", "x.safetensors"),
+        ("calibrate", "study.yaml", "--small", "vgg16", "--max-kilobytes", "9"),
+        ("server", "study.yaml", "--set", "spec.transport.security=Plain"),
+    ],
+)
+def test_a_command_that_needs_torch_says_so(
+    tmp_path: Path, lite: dict[str, str], words: tuple[str, ...]
+) -> None:
+    study(tmp_path, ONNX, ONNX, partition={"mode": "ServerOnly"})
+    done = splittracr(*words, cwd=tmp_path, timeout=280, **lite)
+    assert done.code == 1
+    found = " ".join(done.err.split())
+    assert "pip install 'splittracr[workers]' (there is no torch)" in found
+    assert not list(tmp_path.glob("x.*"))
+
+
 @pytest.mark.parametrize("server", [TORCH, ONNX])
 def test_a_sweep_finishes_at_every_cut(tmp_path: Path, lite: dict[str, str], server: str) -> None:
     file = study(tmp_path, ONNX, server)

@@ -278,14 +278,18 @@ class ExitMaker(Protocol):
         """
 
 
-class Runtime(Protocol):
-    """The module of a backend."""
+class Builder(Protocol):
+    """The module of a backend, on an edge that may lack PyTorch."""
 
     def build(self, spec: ExperimentSpec, side: str, base: Path) -> Backend:
         """The network of a manifest for `side`, "edge" or "server".
 
         Sets the threads of this process. Relative paths of the manifest start at `base`.
         """
+
+
+class Runtime(Builder, Protocol):
+    """The module of a backend, with PyTorch."""
 
     def prove_cuts(self, spec: ModelSpec, batch: int) -> tuple[str, Proof]:
         """The name and the cuts of a network, on the processor and on one thread."""

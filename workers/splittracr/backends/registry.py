@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
-from splittracr.backends.protocol import ExitMaker, Runtime
+from splittracr.backends.protocol import Builder, ExitMaker, Runtime
 from splittracr.experiment.contracts import Runtime as Name
 from splittracr.experiment.errors import InvalidInput
 from splittracr.experiment.spec import ExperimentSpec
@@ -24,12 +24,20 @@ _WITHOUT_TORCH = "splittracr.backends.onnx.lite"
 def load(name: Name = Name.TORCH) -> Runtime:
     """The backend of a runtime, which may take seconds to import.
 
+    Raises ModuleNotFoundError without PyTorch.
+    """
+    return cast(Runtime, import_module(_MODULES[name]))
+
+
+def load_edge(name: Name) -> Builder:
+    """The backend of an edge: without PyTorch, one that takes an exported model.
+
     Raises InvalidInput if its packages are not installed on an edge without PyTorch.
     """
     if not needs_export(name):
-        return cast(Runtime, import_module(_MODULES[name]))
+        return load(name)
     try:
-        return cast(Runtime, import_module(_WITHOUT_TORCH))
+        return cast(Builder, import_module(_WITHOUT_TORCH))
     except ModuleNotFoundError as error:
         expected = (
             f"a runtime that is installed: there is no {error.name} "

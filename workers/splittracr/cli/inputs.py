@@ -18,7 +18,7 @@ from splittracr.experiment.contracts import Runtime as Name
 from splittracr.experiment.errors import InvalidInput, why
 
 if TYPE_CHECKING:
-    from splittracr.backends.protocol import Runtime
+    from splittracr.backends.protocol import Builder
     from splittracr.experiment.spec import ModelSpec, SplitExperiment
 
 T = TypeVar("T")
@@ -250,7 +250,7 @@ def with_clock(make: Callable[[], T], experiment: "SplitExperiment") -> T:
     return security.when_valid(make, experiment.spec.transport.connect_timeout_seconds, log)
 
 
-def edge_runtime(experiment: "SplitExperiment") -> "Runtime":
+def edge_runtime(experiment: "SplitExperiment") -> "Builder":
     """The backend of the edge. Raises InvalidInput if it does not run on this machine."""
     from splittracr.backends import probe
 
@@ -267,7 +267,7 @@ def edge_runtime(experiment: "SplitExperiment") -> "Runtime":
     if experiment.spec.partition.cascade is not None and registry.needs_export(name):
         expected = "an edge with PyTorch: a cascade needs a second model there"
         raise InvalidInput(field, name.value, expected)
-    return registry.load(name)
+    return registry.load_edge(name)
 
 
 @contextlib.contextmanager

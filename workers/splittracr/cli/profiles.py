@@ -130,7 +130,10 @@ def measure(
     """
     from splittracr.backends import registry
 
-    own = registry.load(spec.edge.runtime).build(spec, "edge", base)
+    runtime = spec.edge.runtime
+    exported = spec.edge.model_path is not None
+    backend = registry.load_edge(runtime) if exported else registry.load(runtime)
+    own = backend.build(spec, "edge", base)
     return measure_network(own, spec, frames, agreement=agreement)
 
 

@@ -73,7 +73,7 @@ def measured(experiment: SplitExperiment, base: Path, options: Options, console:
     one = experiment.spec.workload.model_copy(update={"batch_size": 1})
     spec = experiment.spec.model_copy(update={"workload": one})
     dataset = datasets.open_dataset(spec.dataset, base)
-    own = registry.load(spec.edge.runtime).build(spec, "edge", base)
+    own = registry.load_edge(spec.edge.runtime).build(spec, "edge", base)
     if not own.network.pictures:
         expected = "a model whose input is a picture: the whole of it as JPEG is compared with"
         raise InvalidInput("spec.model.name", own.network.name, expected)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
-from splittracr.backends.protocol import Backend, Runtime
+from splittracr.backends.protocol import Backend, Builder
 from splittracr.data import cascade
 from splittracr.data.cascade import Answer, ClassMap, Judge, Labels
 from splittracr.data.contracts import Sample
@@ -168,7 +168,7 @@ class Small:
 
 
 def built(
-    spec: ExperimentSpec, large: Backend, names: tuple[str, ...], runtime: Runtime, base: Path
+    spec: ExperimentSpec, large: Backend, names: tuple[str, ...], runtime: Builder, base: Path
 ) -> Small:
     """The small model of a study, proven. `names` are those in the large model's predictions.
 

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from splittracr import process
 from splittracr.backends import measuring
-from splittracr.backends.protocol import Backend, Runtime
+from splittracr.backends.protocol import Backend, Builder
 from splittracr.backends.room import check_room
 from splittracr.data import datasets
 from splittracr.data.contracts import Dataset
@@ -81,7 +81,7 @@ class _Job:
     """A study, its inputs and its outputs. Relative paths start at the folder `base`."""
 
     experiment: SplitExperiment
-    runtime: Runtime
+    runtime: Builder
     base: Path
     out: Path
     endpoint: Endpoint | None
@@ -107,7 +107,7 @@ class _Job:
 
 async def study(
     experiment: SplitExperiment,
-    runtime: Runtime,
+    runtime: Builder,
     base: Path,
     out: Path,
     endpoint: Endpoint | None,

@@ -30,7 +30,7 @@ from splittracr.data.home import expanded
 from splittracr.data.postprocess import arrays as postprocessors
 from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import InvalidInput, SplittracrError
-from splittracr.experiment.spec import ExperimentSpec, ModelSpec
+from splittracr.experiment.spec import ExperimentSpec
 from splittracr.experiment.types import Cut, Exactness
 from splittracr.measure import machine
 from splittracr.splitting.proof import Proof
@@ -93,12 +93,6 @@ def build(spec: ExperimentSpec, side: str, base: Path) -> Backend:
         naming=naming,
         postprocessor=naming(description.classes),
     )
-
-
-def prove_cuts(spec: ModelSpec, batch: int) -> tuple[str, Proof]:
-    """Raises InvalidInput: cuts are proven with PyTorch."""
-    del batch
-    raise InvalidInput("spec.model.name", spec.name, "a machine with PyTorch, to prove its cuts")
 
 
 def _identity(model: ExportedModel, spec: ExperimentSpec) -> Identity:
