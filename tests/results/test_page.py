@@ -52,7 +52,9 @@ def test_each_key_has_a_row_with_type_and_meaning(model: type[BaseModel]) -> Non
         "| `bytes_up` | integer | bytes | Sent from edge to server, message headers included. |",
         "| `started_at` | number | s since 1970 | When the sample was due. |",
         "| `outcome` | `ok` or `failed` |  | Whether there is a prediction. |",
-        "| `best` | [Best](#best) or null |  | Null if no sample finished, or with a cascade. |",
+        "| `best` | [Best](#best) or null |  | Null if no sample finished, or if cuts are no "
+        "alternatives: with a cascade, in mode Adaptive, or if the cut was changed while the study "
+        "ran. |",
         "| `op_ms` | list of number | ms | Every operation, one after the other. |",
         "| `top1` | number | 0 to 1 | Share whose class is ranked first. |",
     ],

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.results import words
+from splittracr.results.summary import Summary
 from splittracr.results.tables import frame, summarise
 from tests.results import synthetic
 
@@ -123,6 +124,48 @@ def test_the_cuts_of_a_cascade_have_samples_of_their_own(mode: dict[str, str]) -
     assert words.headline(summary) == (
         "Of 10 samples the cascade of resnet18 answered 4 at input (median 90.0 ms) and 6 at "
         "output (median 30.0 ms)."
+    )
+
+
+def _taking_turns(mode: dict[str, str], count: int) -> Summary:
+    """Two frames at a cut, the next two at the next one, of the last cut eight."""
+    cuts = synthetic.cuts(max(count, 2))[:count]
+    ran = [cut for cut in cuts for _ in range(8 if cut is cuts[-1] else 2)]
+    records = [
+        synthetic.record(cut, i, total_ms=10.0 + i, started_at=float(i), stages={})
+        for i, cut in enumerate(ran)
+    ]
+    spec = {"model": {"name": "resnet18"}, "partition": mode}
+    manifest = synthetic.environment(cuts).manifest.model_copy(
+        update={"spec": ExperimentSpec.model_validate(spec)}
+    )
+    return summarise(frame(records), synthetic.environment(cuts, manifest=manifest))
+
+
+@pytest.mark.parametrize("mode", [{"mode": "Adaptive"}, {"mode": "Static", "cut": "input"}])
+def test_cuts_with_samples_of_their_own_are_not_ranked(mode: dict[str, str]) -> None:
+    summary = _taking_turns(mode, 3)
+    assert (summary.best, summary.winner) == (None, None)
+    assert words.headline(summary) == (
+        f"In mode {mode['mode']} resnet18 took 15.5 ms in the median of 12 samples, 8 at output, "
+        "2 at input and 2 at layer1.0.add, with 2 changes of the cut."
+    )
+
+
+def test_many_cuts_of_an_adaptive_study_are_summed_up() -> None:
+    assert words.headline(_taking_turns({"mode": "Adaptive"}, 8)) == (
+        "In mode Adaptive resnet18 took 20.5 ms in the median of 22 samples, 8 at output, "
+        "2 at input, 2 at layer1.0.add, 2 at layer1.1.relu, 2 at layer1.1.add and "
+        "6 at 3 other cuts, with 7 changes of the cut."
+    )
+
+
+def test_an_adaptive_study_of_one_cut_has_no_best_one() -> None:
+    summary = _taking_turns({"mode": "Adaptive"}, 1)
+    assert summary.best is None
+    assert words.headline(summary) == (
+        "In mode Adaptive resnet18 took 13.5 ms in the median of 8 samples, 8 at input, "
+        "with 0 changes of the cut."
     )
 
 

@@ -64,6 +64,15 @@ class Counts(Frozen):
         description="Successful samples over the time from first start to last end of each "
         "repeat, all cuts together, summed over edges."
     )
+    p50_ms: float | None = Field(
+        default=None,
+        description="Median latency of the samples that the figures of all cuts cover.",
+        json_schema_extra=MILLISECONDS,
+    )
+    cut_changes: int | None = Field(
+        default=None,
+        description="How often the cut changed from a sample of an edge to the next one.",
+    )
 
 
 MIN_FRAMES = 5
@@ -373,7 +382,10 @@ class Summary(Versioned):
     study: Study = Field(description="What was studied.")
     counts: Counts = Field(description="Samples by outcome.")
     cuts: tuple[CutFigures, ...] = Field(description="One entry a cut, in order of index.")
-    best: Best | None = Field(description="Null if no sample finished, or with a cascade.")
+    best: Best | None = Field(
+        description="Null if no sample finished, or if cuts are no alternatives: with a cascade, "
+        "in mode Adaptive, or if the cut was changed while the study ran."
+    )
     outputs: Outputs | None = Field(description="Null if no output was digested twice.")
     agreement: tuple[Agreement, ...] = Field(
         default=(), description="What lossy codecs did, by cut; empty if none was used."

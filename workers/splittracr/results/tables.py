@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from splittracr.experiment.contracts import EXIT
 from splittracr.experiment.contracts import answered as answered_by
 from splittracr.experiment.energy import FrameEnergy
+from splittracr.experiment.spec import Mode
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record, Tier, stages_of
 from splittracr.results import detection, energy, segmentation
 from splittracr.results.environment import Environment, Run
@@ -142,12 +143,12 @@ def summarise(
         labels = " ".join(filter(None, (labels, detection.MISSING)))
     found = (_cut_figures(part, environment, alternating) for part in parts)
     cuts = sorted(found, key=lambda cut: cut.index)
-    study = _study(environment, labels)
+    counted = timed(samples, _batch_size(environment))
     return Summary(
-        study=study,
-        counts=_counts(samples, environment.runs),
+        study=_study(environment, labels),
+        counts=_counts(samples, counted, environment.runs),
         cuts=tuple(cuts),
-        best=None if study.cascade else _best(cuts, timed(samples, _batch_size(environment))),
+        best=_best(cuts, counted) if _alternatives(cuts, environment) else None,
         outputs=_outputs(samples, environment),
         agreement=environment.agreement,
         gaps=gaps(samples, environment.runs),
@@ -186,7 +187,7 @@ def _study(environment: Environment, labels: str | None) -> Study:
     )
 
 
-def _counts(samples: pl.DataFrame, runs: Sequence[Run]) -> Counts:
+def _counts(samples: pl.DataFrame, counted: pl.DataFrame, runs: Sequence[Run]) -> Counts:
     ok = samples.filter(pl.col("outcome") == "ok")
     return Counts(
         samples=samples.height,
@@ -195,7 +196,26 @@ def _counts(samples: pl.DataFrame, runs: Sequence[Run]) -> Counts:
         missing=max(0, sum(run.samples for run in runs) - samples.height) if runs else None,
         first_error=next(iter(samples["error"].drop_nulls()), None),
         frames_per_second=_rate(ok, "repeat"),
+        p50_ms=_quantile(counted, 0.50),
+        cut_changes=_changes(samples),
     )
+
+
+def _changes(samples: pl.DataFrame) -> int:
+    """How often the cut changed from a sample of an edge to the next one."""
+    in_time = samples.sort("edge", "started_at", maintain_order=True)
+    before = pl.col("cut_index").shift(1).over("edge")
+    return in_time.filter(pl.col("cut_index") != before).height
+
+
+def _alternatives(cuts: Sequence[CutFigures], environment: Environment) -> bool:
+    """Whether cuts can be compared. In a sweep all have the same frames. In other modes a frame has
+    one cut, and link and samples may differ from cut to cut.
+    """
+    partition = environment.manifest.spec.partition
+    if partition.mode is Mode.SWEEP:
+        return True
+    return len(cuts) < 2 and partition.mode is not Mode.ADAPTIVE and partition.cascade is None
 
 
 def _alternating(samples: pl.DataFrame) -> bool:

@@ -146,6 +146,8 @@ def headline(summary: Summary) -> str:
         sentence = _cascade(study.model, measured)
     elif best is not None:
         sentence = _lowest(study.model, best, measured)
+    elif counts.p50_ms is not None:
+        sentence = _together(summary, counts.p50_ms)
     else:
         return (_all_failed(summary) if counts.samples else "No sample was recorded.") + broken_off
     if study.emulated:
@@ -181,6 +183,26 @@ def _cascade(model: str, measured: Sequence[CutFigures]) -> str:
     shares = f"{', '.join(others)} and {last}" if others else last
     total = plural(sum(cut.n for cut in measured), "sample")
     return f"Of {total} the cascade of {model} answered {shares}"
+
+
+def _together(summary: Summary, p50_ms: float) -> str:
+    """The median of all cuts, which cuts were used, and how often the cut changed."""
+    used = sorted((cut for cut in summary.cuts if cut.n), key=lambda cut: (-cut.n, cut.index))
+    shares = [f"{cut.n:,} at {cut.cut}" for cut in used[:_MAX_CUTS]]
+    if len(used) > _MAX_CUTS:
+        rest = used[_MAX_CUTS:]
+        shares.append(f"{sum(cut.n for cut in rest):,} at {plural(len(rest), 'other cut')}")
+    *others, last = shares
+    changes = (
+        ""
+        if summary.counts.cut_changes is None
+        else (f", with {plural(summary.counts.cut_changes, 'change')} of the cut")
+    )
+    return (
+        f"In mode {summary.study.mode} {summary.study.model} took {milliseconds(p50_ms)} in the "
+        f"median of {plural(sum(cut.n for cut in used), 'sample')}, "
+        f"{', '.join(others)}{' and ' if others else ''}{last}{changes}"
+    )
 
 
 def _all_failed(summary: Summary) -> str:
