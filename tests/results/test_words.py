@@ -99,10 +99,45 @@ def test_an_uncertain_winner_is_called_a_tie_at_once() -> None:
     summary = summarise(frame(records), synthetic.environment(cuts))
     assert summary.winner is None
     assert re.fullmatch(
-        r"A tie: (running|cutting) resnet18 .* took [\d.]+ ms in the median, cut [\w.]+ [\d.]+ ms, "
-        r"the lowest of 3 cuts \(.*\)\.",
+        r"A tie: (running|cutting) resnet18 .* took [\d.]+ ms in the median, the lowest of 3 cuts, "
+        r"and cut [\w.]+ took [\d.]+ ms \(.*\)\.",
         words.headline(summary),
     )
+
+
+@pytest.mark.parametrize(
+    ("medians", "text"),
+    [
+        (
+            (63, 52, 73, 51),  # the best split is in the sentence
+            "running resnet18 wholly on the edge (cut output) took 51.0 ms in the median, the "
+            "lowest of 4 cuts, and cut layer1.0.add took 52.0 ms (server only 63.0 ms)",
+        ),
+        (
+            (52, 63, 73, 51),
+            "running resnet18 wholly on the edge (cut output) took 51.0 ms in the median, the "
+            "lowest of 4 cuts, and cut input took 52.0 ms (best split 63.0 ms at layer1.0.add)",
+        ),
+        (
+            (63, 51, 52, 73),
+            "cutting resnet18 at layer1.0.add took 51.0 ms in the median, the lowest of 4 cuts, "
+            "and cut layer1.1.relu took 52.0 ms (server only 63.0 ms, edge only 73.0 ms)",
+        ),
+        (
+            (63, 51, 73, 52),
+            "cutting resnet18 at layer1.0.add took 51.0 ms in the median, the lowest of 4 cuts, "
+            "and cut output took 52.0 ms (server only 63.0 ms)",
+        ),
+    ],
+)
+def test_a_tie_names_each_cut_once(medians: tuple[float, ...], text: str) -> None:
+    records = [
+        synthetic.record(cut, sample, total_ms=median, stages={})
+        for cut, median in zip(synthetic.cuts(4), medians, strict=True)
+        for sample in range(3)
+    ]
+    summary = summarise(frame(records), synthetic.environment(synthetic.cuts(4)))
+    assert words.headline(summary) == f"A tie, as too few frames were measured: {text}."
 
 
 @pytest.mark.parametrize("mode", [{"mode": "Cascade", "cut": "input"}, {"mode": "Adaptive"}])

@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import UTC, datetime
 from typing import Any
 
@@ -161,18 +162,16 @@ def headline(summary: Summary) -> str:
 def _lowest(model: str, best: Best, measured: Sequence[CutFigures]) -> str:
     """The best cut against the others."""
     sentence = f"{where(best.cut, model)} took {milliseconds(best.p50_ms)} in the median"
+    if len(measured) > 1:
+        sentence += f", the lowest of {len(measured)} cuts"
     if best.tie is not None:
         (second,) = (cut.p50_ms or 0.0 for cut in measured if cut.cut == best.tie)
         few = ", as too few frames were measured" if best.pairs < MIN_PAIRS else ""
-        others = [cut for cut in measured if cut.cut != best.tie]
-        return (
-            f"A tie{few}: {sentence[:1].lower()}{sentence[1:]}, cut {best.tie} "
-            f"{milliseconds(second)}, the lowest of {len(measured)} cuts"
-            f"{_baselines(others, best.index)}"
+        sentence = (
+            f"A tie{few}: {sentence[:1].lower()}{sentence[1:]}, and cut {best.tie} took "
+            f"{milliseconds(second)}"
         )
-    if len(measured) > 1:
-        sentence += f", the lowest of {len(measured)} cuts{_baselines(measured, best.index)}"
-    return sentence
+    return sentence + _baselines(measured, {best.cut, best.tie})
 
 
 def _cascade(model: str, measured: Sequence[CutFigures]) -> str:
@@ -211,14 +210,22 @@ def _all_failed(summary: Summary) -> str:
     return f"No sample finished: {plural(counts.failed, 'sample')} failed.{first}"
 
 
-def _baselines(measured: Sequence[CutFigures], best: int) -> str:
-    """Latencies of the alternatives that were measured: not to split, or the best split."""
+def _baselines(measured: Sequence[CutFigures], said: AbstractSet[str | None]) -> str:
+    """Latencies of the alternatives that were measured: not to split, or the best split.
+
+    `said` are the cuts with the lowest medians, which the sentence has already. If one of them is a
+    split, it is the best split.
+    """
     names = {contracts.INPUT: "server only", contracts.OUTPUT: "edge only"}
-    others = sorted((cut.p50_ms, cut.cut) for cut in measured if cut.index != best and cut.p50_ms)
-    found = [f"{names[cut]} {milliseconds(p50)}" for p50, cut in others if cut in names]
-    split = [f"best split {milliseconds(p50)} at {cut}" for p50, cut in others if cut not in names]
-    won_by_split = all(cut.cut not in names for cut in measured if cut.index == best)
-    found += [] if won_by_split else split[:1]
+    ranked = sorted((cut.p50_ms, cut.cut) for cut in measured if cut.p50_ms is not None)
+    split = next(((p50, cut) for p50, cut in ranked if cut not in names), None)
+    found = [
+        f"{names[cut]} {milliseconds(p50)}"
+        for p50, cut in ranked
+        if cut in names and cut not in said
+    ]
+    if split is not None and split[1] not in said:
+        found.append(f"best split {milliseconds(split[0])} at {split[1]}")
     return f" ({', '.join(found)})" if found else ""
 
 
