@@ -74,7 +74,7 @@ def test_not_to_split_is_an_answer(tmp_path: Path) -> None:
         (["alexnet", "--rtt", "soon"], "a time such as 40ms"),
         (["alexnet", "--cut", "nowhere"], "a cut of alexnet"),
         (["alexnet", "--objective", "joy"], "'latency', 'throughput', 'energy'"),
-        (["alexnet", "--objective", "energy"], "--compute-watts"),
+        (["alexnet", "--objective", "energy"], "got 'energy', expected --compute-watts"),
         (["alexnet", "--edge-memory", "1kb", "--cut", "20"], "more memory than the edge has"),
         (["alexnet", "--server-profile", "resnet18"], "a profile of alexnet"),
         (["alexnet", "--edge-profile", "alexnet"], "alexnet is the edge's profile"),

@@ -60,6 +60,22 @@ def test_errors_end_with_their_own_code() -> None:
     assert f"{ExitCode.ALL_FAILED}" == "3"
 
 
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (Place.EDGE, "'edge'"),
+        (ExitCode.FAILED, "1"),
+        ([Place.EDGE, 1], "['edge', 1]"),
+        ((Place.SERVER,), "('server',)"),
+        ({Place.EDGE: [Place.SERVER]}, "{'edge': ['server']}"),
+        ("edge", "'edge'"),
+        (None, "nothing"),
+    ],
+)
+def test_a_value_is_shown_as_a_user_writes_it(value: object, text: str) -> None:
+    assert str(InvalidInput("field", value, "another")) == f"field: got {text}, expected another"
+
+
 def test_the_chart_uses_the_same_variables_paths_and_port() -> None:
     deployment = (ROOT / "charts/splittracr/templates/deployment.yaml").read_text()
     assert set(re.findall("SPLITTRACR_[A-Z_]+", deployment)) == {

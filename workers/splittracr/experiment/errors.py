@@ -18,6 +18,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 
 from splittracr.experiment.contracts import ExitCode
 
@@ -32,13 +33,14 @@ class InvalidInput(SplittracrError):
     """A value from the user that cannot be used.
 
     `field` is the path as the user wrote it (`spec.model.name`, `--set`, `dataset.path`),
-    `value` the value there (None: nothing), `expected` completes "expected ...".
+    `value` the value there (None: nothing; of an enum: its value), `expected` completes
+    "expected ...".
     """
 
     exit_code = ExitCode.INVALID_INPUT
 
     def __init__(self, field: str, value: object, expected: str) -> None:
-        got = "nothing" if value is None else repr(value)
+        got = "nothing" if value is None else repr(_plain(value))
         super().__init__(f"{field}: got {got}, expected {expected}")
         self.field, self.value, self.expected = field, value, expected
 
@@ -87,6 +89,20 @@ class LeftEarly(SplittracrError):
 
 class ServerLost(SplittracrError):
     """There is no server that answers."""
+
+
+def _plain(value: object) -> object:
+    """The value as a user writes it, without the names of Python's enums."""
+    match value:
+        case Enum():
+            return value.value
+        case list():
+            return [_plain(item) for item in value]
+        case tuple():
+            return tuple(_plain(item) for item in value)
+        case dict():
+            return {_plain(key): _plain(item) for key, item in value.items()}
+    return value
 
 
 def reason(error: BaseException) -> str:
