@@ -53,9 +53,23 @@ def test_plan_answers_with_a_table_a_reason_and_a_figure(tmp_path: Path) -> None
     )  # fmt: skip
     assert code == 0, out
     assert "Cut at " in out
-    assert "Lowest median latency by uplink rate" in out
+    assert " ".join(out.split()).count("owest median latency by uplink rate") == 1
     assert "emulated 10 times slower" in " ".join(out.split())
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        ([], "Lowest median latency at every uplink rate: edge only."),
+        (["--cut", "10"], "Lowest median latency at every uplink rate: features.8 as uint8."),
+    ],
+)
+def test_one_winner_at_every_rate_is_a_sentence(more: list[str], sentence: str) -> None:
+    code, out = run("plan", "alexnet", "--uplink", "5mbit", "--codec", "uint8", *more)
+    assert code == 0, out
+    assert sentence in " ".join(out.split())
+    assert "wins" not in out
 
 
 def test_not_to_split_is_an_answer(tmp_path: Path) -> None:
@@ -225,7 +239,7 @@ def test_calibrated_exits_are_planned_and_simulated(tmp_path: Path) -> None:
         words,
     )
     assert found is not None
-    assert "for the median latency alone, without the exits" in words
+    assert "Lowest median latency by uplink rate, without the exits:" in words
     assert edge.cuts.index(found[1]) > edge.cuts.index("features.5")
     code, out = run("plan", "alexnet", "--uplink", "5mbit", *SLOW, *asked)
     assert re.search(r"2 exits, then input +0 jpeg90", out)

@@ -248,12 +248,16 @@ def answer(question: Question, rows: int, console: Console) -> None:
     console.print(Text(made.reason, style="bold"))
     first = question.cascade
     without = "" if first is None else f" without the {'exits' if first.exits else 'cascade'}"
-    if made.break_even:
-        comma = "," if without else ""
-        console.print(Text(f"By uplink rate, for the median latency alone{comma}{without}:"))
-        console.print(stretches(made.break_even))
-    else:
-        console.print(Text(f"The limits leave no candidate{without}, at any uplink rate."))
+    comma = "," if without else ""
+    match made.break_even:
+        case ():
+            console.print(Text(f"The limits leave no candidate{without}, at any uplink rate."))
+        case (only,):
+            rate = f"at every uplink rate{comma}{without}"
+            console.print(Text(f"Lowest median latency {rate}: {only.title}."))
+        case several:
+            console.print(Text(f"Lowest median latency by uplink rate{comma}{without}:"))
+            console.print(stretches(several))
     if question.figure is not None:
         draw(solved, question.figure)
         console.print(Text(f"Figure: {question.figure}"), soft_wrap=True)
@@ -331,8 +335,7 @@ def _cells(row: Row, *, varies: bool, energy: bool) -> list[str]:
 
 def stretches(found: tuple[Stretch, ...]) -> Table:
     """The best candidate for each range of uplink rates."""
-    grid = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title_justify="left")
-    grid.title = "Lowest median latency by uplink rate"
+    grid = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
     grid.add_column("from", justify="right")
     grid.add_column("to", justify="right")
     grid.add_column("wins")
