@@ -106,6 +106,23 @@ def test_names_are_printed_as_they_are_and_control_characters_as_symbols(
     assert not set("\x1b\x07\x7f\x9b\u202e") & set(shown.out + shown.err)
 
 
+def test_a_file_gets_whole_lines_unless_columns_limit_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    cells = [f"cell-{i}-of-a-wide-table" for i in range(9)]
+    table = Table(*(f"column {i}" for i in range(9)))
+    table.add_row(*cells)
+    output.console().print(table)
+    output.console().print("word " * 40 + "end")
+    *_, row, _, sentence = capsys.readouterr().out.splitlines()
+    assert all(cell in row for cell in cells)
+    assert sentence == "word " * 40 + "end"
+    monkeypatch.setenv("COLUMNS", "70")
+    output.console().print(table)
+    assert max(map(len, capsys.readouterr().out.splitlines())) == 70
+
+
 def test_a_manifest_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
     """A value that is not ASCII comes back in the message as it was written."""
     file = tmp_path / "study.yaml"

@@ -1,5 +1,6 @@
 """A study whose halves run in PyTorch and in ONNX Runtime, in all combinations."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,16 @@ def test_cuts_and_profile_take_a_runtime(tmp_path: Path) -> None:
     assert listed.code == 0, listed.err
     assert "0 proven exact" in listed.out
     assert "Consistent" in listed.out
+    narrow = splittracr(
+        "cuts", "plain_network:Net", "--runtime", ONNX, cwd=tmp_path, COLUMNS="80"
+    ).out
+    assert "…" not in narrow
+    figures = [
+        sorted(re.findall(r"Consistent|Bounded|\S+e-\d+|\d+×\S+", out))
+        for out in (narrow, listed.out)
+    ]
+    assert figures[0] == figures[1]
+    assert len(figures[0]) > 14  # of seven cuts
     made = splittracr(
         *("profile", "plain_network:Net", "--weights", "none", "--runtime", ONNX),
         *("--out", "edge.json"),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +21,9 @@ from splittracr.experiment.spec import ModelSpec
 from splittracr.experiment.types import Cut, Exactness, Operation
 from splittracr.models import registry
 from splittracr.splitting.proof import Proof
+
+_MAX_SHAPE = 16
+"""Columns of the terminal that a shape has at least, so that it is not broken."""
 
 
 def print_models(pattern: str, console: Console) -> None:
@@ -122,18 +126,20 @@ def _table(name: str, proof: Proof) -> Table:
     classed = found.total() > found[Exactness.EXACT]
     if classed:
         exact += f", {found[Exactness.CONSISTENT]} consistent, {found[Exactness.BOUNDED]} bounded"
-    table = Table(title=f"{name}: {len(proof.cuts)} cuts, {exact}")
-    table.add_column("cut", justify="right")
+    title = f"{name}: {len(proof.cuts)} cuts, {exact}"
+    table = Table(box=box.SIMPLE_HEAD, padding=0, pad_edge=False, title=title, title_justify="left")
+    table.add_column("cut", justify="right", no_wrap=True)
+    listed = rows(proof)
+    widest = max((len(word) for row in listed for word in row.live.split()), default=0)
     table.add_column("name", overflow="fold")
-    table.add_column("live tensors", overflow="fold")
-    table.add_column("bytes", justify="right")
-    table.add_column("work", justify="right")
-    table.add_column("head ms", justify="right")
+    table.add_column("live tensors", overflow="fold", min_width=min(widest, _MAX_SHAPE))
+    for column in ("bytes", "work", "head ms"):
+        table.add_column(column, justify="right", no_wrap=True)
     if classed:
-        table.add_column("class")
-        table.add_column("error", justify="right")
-        table.add_column("top-1", justify="right")
-    for row in rows(proof):
+        table.add_column("class", no_wrap=True)
+        for column in ("error", "top-1"):
+            table.add_column(column, justify="right", no_wrap=True)
+    for row in listed:
         mark = ("" if row.refused is None else " refused", "red")
         table.add_row(
             str(row.index),

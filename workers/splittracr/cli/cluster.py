@@ -12,6 +12,7 @@ from textwrap import indent
 from typing import Any
 
 from rich.console import Console
+from rich.rule import Rule
 from rich.table import Table
 
 from splittracr.cli import output
@@ -19,6 +20,8 @@ from splittracr.experiment.errors import InvalidInput, SplittracrError
 from splittracr.experiment.joining import TokenReply, TokenRequest
 from splittracr.experiment.status import LOGS, ExperimentStatus
 from splittracr.results import archive, edges
+
+_RULE = 80  # columns, in a file
 
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*:[0-9]{1,5}")
 
@@ -76,7 +79,7 @@ def print_logs(
 ) -> None:
     """The last lines of each worker."""
     for pod, text in client().logs(namespace, name, role, lines).items():
-        console.rule(pod)
+        console.print(Rule(pod), width=None if console.is_terminal else _RULE)
         console.out(text.rstrip(), highlight=False)
 
 

@@ -27,6 +27,8 @@ _LOOKS_LIKE = {
     **dict(zip("─━│┃╸╺", "--||--", strict=True)),
 }
 
+_ANY_LENGTH = 100_000  # columns
+
 _failures: dict[int, OSError] = {}  # by file descriptor
 
 
@@ -50,8 +52,14 @@ def failure() -> OSError | None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A console that does not interpret markup and shows control characters as symbols."""
-    return _Console(stderr=stderr, markup=False, emoji=False)
+    """A console that does not interpret markup and shows control characters as symbols.
+
+    A file or a pipe gets lines of any length, unless the variable COLUMNS limits them.
+    """
+    made = _Console(stderr=stderr, markup=False, emoji=False)
+    if not (made.is_terminal or os.environ.get("COLUMNS")):
+        made.width = _ANY_LENGTH
+    return made
 
 
 def complain(text: str) -> None:
