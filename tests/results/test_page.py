@@ -49,7 +49,8 @@ def test_each_key_has_a_row_with_type_and_meaning(model: type[BaseModel]) -> Non
     "row",
     [
         "| `total_ms` | number | ms | Latency; the sum of the stages. |",
-        "| `bytes_up` | integer | bytes | Sent from edge to server, message headers included. |",
+        "| `bytes_up` | integer | bytes | Sent from edge to server: the message with its header, "
+        "without those of websocket, TLS and TCP. |",
         "| `started_at` | number | s since 1970 | When the sample was due. |",
         "| `outcome` | `ok` or `failed` |  | Whether there is a prediction. |",
         "| `best` | [Best](#best) or null |  | Null if no sample finished, or if cuts are no "

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 import torch
 
+from splittracr.backends import measuring
 from splittracr.backends.torch.examples import example_batch
 from splittracr.backends.torch.proven import ProvenNetwork
 from splittracr.edge.timing import operation_times
@@ -114,6 +115,22 @@ def test_stages_add_up_and_none_is_unknown() -> None:
             assert min(frame.result.stages.values()) >= 0
             assert frame.result.bytes_up > frame.result.cut.bytes
             assert frame.result.bytes_down > 0
+
+    asyncio.run(body())
+
+
+def test_a_profile_predicts_the_bytes_that_records_count() -> None:
+    async def body() -> None:
+        of = spec()
+        edge = proven(of)
+        async with serving(Server(proven(of), of, None)) as (url, _):
+            result = await run_frames(url, edge, of, range(edge.proof.last), frames=3)
+        made = edge.profile(of, measuring.frames(edge, 2, Tensors()), ["raw"], ["uint8"], ())
+        sent = (*made.picture_codecs[0].bytes, *made.codecs[0].bytes[1:])
+        for frame in result.frames:
+            assert frame.result.bytes_up == sent[frame.result.cut.index]
+            # Times have different numbers of digits, and the frame of websocket has a header.
+            assert abs(frame.result.bytes_down - made.reply_bytes) < 64
 
     asyncio.run(body())
 

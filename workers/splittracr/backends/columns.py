@@ -5,24 +5,24 @@ from dataclasses import dataclass, field
 from statistics import mean, median
 from typing import Any, ParamSpec, TypeVar
 
-import msgspec
-
 from splittracr.backends.protocol import Input, Output
 from splittracr.data import agreement
 from splittracr.data.agreement import Agreed, Ranking
 from splittracr.experiment.codec import Codec, PictureCodec
+from splittracr.experiment.contracts import SERVER
 from splittracr.experiment.errors import FrameFailed
 from splittracr.experiment.profile import CodecProfile
+from splittracr.experiment.types import MEASURED
 from splittracr.measure.device import Device
 from splittracr.measure.stopwatch import Busy
 from splittracr.splitting.proof import Proof
+from splittracr.wire import codec as codecs
 from splittracr.wire.codec import EncodedPayload
+from splittracr.wire.messages import Reply, Request, encoded_size
 from splittracr.wire.payload import Payload
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-HEADER_BYTES = 256  # of a message, without the description of its payload
 
 _AGREEMENT_CUTS = 6
 
@@ -82,15 +82,15 @@ def typical(times: Sequence[float]) -> float:
     return round(median(times[1:]), 4)
 
 
-def message_bytes(encoded: EncodedPayload) -> int:
-    """Of a request with this payload, what describes it included."""
-    described = len(msgspec.json.encode((encoded.header, encoded.codings)))
-    return HEADER_BYTES + described + encoded.nbytes
+def request_bytes(cut: int, encoded: EncodedPayload) -> int:
+    """Bytes of a request with this payload, as records count them in `bytes_up`."""
+    return encoded_size(Request(id=1, cut=cut), encoded)
 
 
-def described_size(payload: Payload) -> int:
-    """Of a payload as it is, what describes it included."""
-    return payload.nbytes + len(msgspec.json.encode(payload.header()))
+def reply_bytes(reduced: Payload) -> int:
+    """Bytes of a reply with this payload and the server's stages."""
+    stages = dict.fromkeys(MEASURED[SERVER], 1 / 3)  # with as many digits as measured times
+    return encoded_size(Reply(id=1, stages=stages), codecs.encode(reduced))
 
 
 def judged_cuts(proof: Proof) -> list[int]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from splittracr.backends.columns import Clock
+from splittracr.backends.columns import Clock, request_bytes
 from splittracr.backends.protocol import Backend, Input, Live
 from splittracr.data import agreement, datasets
 from splittracr.data import masks as labelled_masks
@@ -34,7 +34,6 @@ from splittracr.results.rate import CascadePoint, Metric, RatePoint
 from splittracr.results.summary import MIN_FRAMES, Estimate
 from splittracr.wire import codec as wire
 from splittracr.wire.codec import EncodedPayload
-from splittracr.wire.messages import Request, encode
 from splittracr.wire.payload import Payload
 
 log = logging.getLogger(__name__)
@@ -109,16 +108,11 @@ def _sent(own: Backend, index: int, codec: Codec | PictureCodec, live: Payload) 
             result = own.on_host(own.reduce(own.tail(index, decoded)))[0]
     except Exception as error:  # noqa: BLE001 - own code may fail on values that a codec has changed
         log.info("no result with %s at cut %s: %s", codec, cut.name, reason(error))
-    return Tried(at, _request_bytes(index, encoded), result, encode_ms, decode_ms)
+    return Tried(at, request_bytes(index, encoded), result, encode_ms, decode_ms)
 
 
 def _decoded(own: Backend, encoded: EncodedPayload) -> Live:
     return own.unpack(wire.decode(encoded))
-
-
-def _request_bytes(cut: int, encoded: EncodedPayload) -> int:
-    """The bytes of a request, as records count them in `bytes_up`."""
-    return sum(memoryview(part).nbytes for part in encode(Request(id=1, cut=cut), encoded))
 
 
 def _family(cut: str, codec: Codec | PictureCodec) -> str:

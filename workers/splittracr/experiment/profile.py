@@ -27,7 +27,9 @@ class CodecProfile(Frozen):
     """
 
     codec: str = Field(description="Its name, such as `uint8+zstd1`.")
-    bytes: tuple[Bytes, ...] = Field(description="Size of a frame's message, header included.")
+    bytes: tuple[Bytes, ...] = Field(
+        description="Size of a frame's message, header included, as `bytes_up` of a record."
+    )
     encode_ms: tuple[Milliseconds, ...] = Field(description="From live tensors to bytes.")
     decode_ms: tuple[Milliseconds, ...] = Field(description="From bytes to live tensors.")
     agreement: Share | None = Field(
@@ -83,7 +85,7 @@ class Profile(Versioned):
         default=(), description="The tail of every cut, in the same way."
     )
     reduce_ms: Milliseconds = Field(description="Numeric post-processing after the last one.")
-    reply_bytes: Bytes = Field(description="A reply on the wire.")
+    reply_bytes: Bytes = Field(description="A reply's message, header included.")
     codecs: tuple[CodecProfile, ...] = Field(description="Codecs of live tensors.")
     picture_codecs: tuple[CodecProfile, ...] = Field(
         default=(), description="Codecs of the input if it is a picture."

@@ -353,8 +353,14 @@ class Record(Versioned):
     started_at: float = Field(
         description="When the sample was due.", json_schema_extra=UNIX_SECONDS
     )
-    bytes_up: int = Field(description="Sent from edge to server, message headers included.")
-    bytes_down: int = Field(description="Sent from server to edge, message headers included.")
+    bytes_up: int = Field(
+        description="Sent from edge to server: the message with its header, without those of "
+        "websocket, TLS and TCP."
+    )
+    bytes_down: int = Field(
+        description="Sent from server to edge: the message with its header and that of its "
+        "websocket frame, at most 10 bytes."
+    )
     total_ms: float = Field(description="Latency; the sum of the stages.")
     stages: dict[str, float] = Field(
         description="Time by stage; a stage that did not happen may be missing.",

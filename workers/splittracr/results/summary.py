@@ -214,8 +214,8 @@ class CutFigures(Frozen):
         "on the server; they sum to the mean latency."
     )
     stages_ms: dict[str, float] = Field(description="Mean by stage; they sum to the mean latency.")
-    bytes_up: float | None = Field(description="Mean bytes from edge to server, headers included.")
-    bytes_down: float | None = Field(description="Mean bytes back, headers included.")
+    bytes_up: float | None = Field(description="Mean of the records' `bytes_up`.")
+    bytes_down: float | None = Field(description="Mean of the records' `bytes_down`.")
     frames_per_second: float | None = Field(
         description="As in `counts`, for this cut; null if its samples alternated with those of "
         "other cuts."

@@ -380,6 +380,11 @@ def encode(message: Message, payload: EncodedPayload = NOTHING) -> list[bytes | 
     return [_PREFIX.pack(_MAGIC, PROTOCOL, len(text)) + text, *payload.buffers]
 
 
+def encoded_size(message: Message, payload: EncodedPayload = NOTHING) -> int:
+    """Bytes of a message as `encode` writes it."""
+    return sum(len(part) for part in encode(message, payload))
+
+
 def decode(frame: bytes | bytearray | memoryview) -> tuple[Message, EncodedPayload]:
     """The message and its payload, whose buffers are views of `frame`.
 

@@ -9,16 +9,15 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from splittracr.backends.columns import (
-    HEADER_BYTES,
     Clock,
     Coded,
     Column,
     agreements,
     codec_profile,
-    described_size,
     judged_cuts,
-    message_bytes,
     note,
+    reply_bytes,
+    request_bytes,
 )
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.profile import Profile
@@ -52,7 +51,7 @@ def profile(
             heads[k], tails[k] = _halves(own, k, batches, clock)
         for batch in [batches[0], *batches]:
             _codecs(own, k, batch, {name: columns[name][k] for name in names}, clock)
-    pictures = _pictures(batches, picture_names, clock)
+    pictures = _pictures(own, batches, picture_names, clock)
     lossy = [codec for codec in map(Codec.parse, names) if codec.lossy]
     shares = agreements(
         own.postprocessor.ranking,
@@ -117,10 +116,12 @@ def _codecs(
         codec = Codec.parse(name)
         encoded, encode_ms = clock(_encoded, own, live, codec)
         _, decode_ms = clock(_decoded_live, own, encoded)
-        note(column, message_bytes(encoded), encode_ms, decode_ms)
+        note(column, request_bytes(cut, encoded), encode_ms, decode_ms)
 
 
-def _encoded(own: "LiteNetwork", live: Sequence[Any], codec: Codec) -> EncodedPayload:
+def _encoded(
+    own: "LiteNetwork", live: Sequence[Any], codec: Codec | PictureCodec
+) -> EncodedPayload:
     return codecs.encode(own.pack(live), codec)
 
 
@@ -129,7 +130,7 @@ def _decoded_live(own: "LiteNetwork", encoded: EncodedPayload) -> list[Any]:
 
 
 def _pictures(
-    batches: Sequence[Array], names: Sequence[str], clock: Clock
+    own: "LiteNetwork", batches: Sequence[Array], names: Sequence[str], clock: Clock
 ) -> dict[PictureCodec, Column]:
     """Picture codecs on the frames; none if the input is no picture."""
     if batches[0].dtype != np.uint8 or batches[0].shape[1] != 3:
@@ -137,9 +138,9 @@ def _pictures(
     wanted = {PictureCodec.parse(name): Column() for name in names}
     for batch in [batches[0], *batches]:
         for codec, column in wanted.items():
-            parts, encode_ms = clock(encode_picture, batch, codec)
-            _, decode_ms = clock(_decoded, parts, batch.shape)
-            note(column, HEADER_BYTES + sum(map(len, parts)), encode_ms, decode_ms)
+            encoded, encode_ms = clock(_encoded, own, own.head(0, batch), codec)
+            _, decode_ms = clock(_decoded_live, own, encoded)
+            note(column, request_bytes(0, encoded), encode_ms, decode_ms)
     return wanted
 
 
@@ -154,7 +155,7 @@ def _reduction(own: "LiteNetwork", batches: Sequence[Array], clock: Clock) -> tu
     for batch in [batches[0], *batches]:
         reduced, elapsed = clock(own.reduce, own.tail(last, own.head(last, batch)))
         times.append(elapsed)
-        size = HEADER_BYTES + described_size(own.pack([[dict(one) for one in reduced]]))
+        size = reply_bytes(own.pack([[dict(one) for one in reduced]]))
     return round(median(times[1:]), 4), size
 
 

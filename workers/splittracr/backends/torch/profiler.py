@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from splittracr.backends.columns import (
-    HEADER_BYTES,
     Clock,
     Coded,
     Column,
     agreements,
     codec_profile,
-    described_size,
     judged_cuts,
-    message_bytes,
     note,
+    reply_bytes,
+    request_bytes,
     typical,
 )
 from splittracr.backends.torch.device import TorchDevice
@@ -136,7 +135,7 @@ def _operations(subject: Subject, frames: Sequence[Tensor], clock: Clock) -> _Op
                 subject.times.add(k, elapsed)
         reduced, elapsed = clock(subject.reduce, tape.result(registers))
         ops.reduce_ms.append(elapsed)
-        ops.reply_bytes = HEADER_BYTES + described_size(pack([[dict(one) for one in reduced]]))
+        ops.reply_bytes = reply_bytes(pack([[dict(one) for one in reduced]]))
     return ops
 
 
@@ -168,10 +167,10 @@ def _measure_codecs(
         codec = Codec.parse(name)
         encoded, encode_ms = clock(_encode, live, codec)
         _, decode_ms = clock(_decode, encoded, subject.device.place)
-        note(columns[k], message_bytes(encoded), encode_ms, decode_ms)
+        note(columns[k], request_bytes(k, encoded), encode_ms, decode_ms)
 
 
-def _encode(live: Sequence[Any], codec: Codec) -> EncodedPayload:
+def _encode(live: Sequence[Any], codec: Codec | PictureCodec) -> EncodedPayload:
     return codecs.encode(pack(live), codec)
 
 
@@ -193,12 +192,10 @@ def _picture_columns(
         return {}
     wanted = {name: Column() for name in names}
     for frame in [frames[0], *frames]:
-        pixels = frame.numpy()
         for name, column in wanted.items():
-            codec = PictureCodec.parse(name)
-            parts, encode_ms = clock(encode_picture, pixels, codec)
-            _, decode_ms = clock(_decode_pictures, parts, frame.shape)
-            note(column, HEADER_BYTES + sum(map(len, parts)), encode_ms, decode_ms)
+            encoded, encode_ms = clock(_encode, [frame], PictureCodec.parse(name))
+            _, decode_ms = clock(_decode, encoded, frame.device)
+            note(column, request_bytes(0, encoded), encode_ms, decode_ms)
     return wanted
 
 
