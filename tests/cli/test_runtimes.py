@@ -130,6 +130,22 @@ def test_a_killed_server_loses_nothing(tmp_path: Path) -> None:
     assert any(record.resent for record in journal.read(out / journal.FILE))
 
 
+@pytest.mark.parametrize(("edge", "server"), [(ONNX, ONNX), (TORCH, ONNX)])
+@pytest.mark.parametrize("cuts", [[], ["input"]])
+def test_a_sweep_names_the_cuts_that_it_leaves_out(
+    tmp_path: Path, edge: str, server: str, cuts: list[str]
+) -> None:
+    file = study(tmp_path, edge, server, partition={"mode": "Sweep", "cuts": cuts})
+    demand = ("--set", "spec.model.exactness=Consistent")
+    done = splittracr("run", str(file), *demand, "--out", "out", cwd=tmp_path)
+    assert done.code == 0, done.err
+    refused = read_environment(tmp_path / "out").refused
+    assert "it is Bounded" in refused["conv"]
+    line = f"{len(refused)} cut{'s' if len(refused) > 1 else ''} left out. Not proven exact, or "
+    assert (line in done.out) == (not cuts)
+    assert "below spec.model.exactness: conv" in (tmp_path / "out/report.html").read_text()
+
+
 def test_a_cut_below_the_demand_is_refused_by_name_at_the_edge(tmp_path: Path) -> None:
     parts = {"partition": {"mode": "Static", "cut": "conv"}}
     file = study(tmp_path, TORCH, ONNX, **parts)

@@ -164,7 +164,7 @@ def test_what_limits_the_figures_is_said_loudly(tmp_path: Path) -> None:
         "until then: 16 samples.",
         "1 sample failed. Figures leave them out. Reasons: 1 × the server <closed> the connection.",
         "1 sample got no answer.",
-        "1 cut refused. Not proven exact on this machine: layer9.relu.",
+        "1 cut refused. Not proven exact, or below spec.model.exactness: layer9.relu.",
         "Outputs differ. The raw output of 4 of 4 samples depends on the cut: at input, ",
         "Reason: the ends have different processors, ARM Cortex-A76 on cpu (NEON) and AMD EPYC "
         "9334 32-Core Processor on cuda:0 (NVIDIA H100, sm_90), which round differently.",

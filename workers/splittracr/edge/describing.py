@@ -72,7 +72,7 @@ def describe(
         server=End(**asdict(link.welcome.end)) if link and link.welcome else None,
         cuts=joint(own.proof.cuts, link.welcome.classes if link and link.welcome else {}),
         operations=own.proof.operations,
-        refused=own.proof.refused,
+        refused=dict(link.welcome.refused if link and link.welcome else {}) | own.proof.refused,
         started_at=now,
         runs=(Run(edge=edge, samples=samples, started_at=(now,)),),
         link_began_at=(link.began_at,) if link and between != AS_IT_IS else (),

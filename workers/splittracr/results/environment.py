@@ -92,7 +92,9 @@ class Environment(Versioned):
     server: End | None = Field(default=None, description="The server; null if none took part.")
     cuts: tuple[Cut, ...] = Field(description="Every cut of the model, by index.")
     refused: dict[str, str] = Field(
-        default_factory=dict, description="Reason by name of the cuts that were not proven exact."
+        default_factory=dict,
+        description="Reason by name of the cuts that an end refuses: not proven exact, or below "
+        "`spec.model.exactness`.",
     )
     operations: tuple[Operation, ...] = Field(
         default=(), description="Every operation of the model; the cut behind it has index + 1."

@@ -250,7 +250,7 @@ def _notes(
     if shared:
         notes.append(("Energy of one machine.", shared))
     if environment.refused:
-        text = f"Not proven exact on this machine: {', '.join(environment.refused)}."
+        text = f"{words.REFUSED}: {', '.join(environment.refused)}."
         notes.append((f"{words.plural(len(environment.refused), 'cut')} refused.", text))
     if figures.outputs and figures.outputs.differing:
         notes.append(("Outputs differ.", words.differing(figures.outputs)))

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from splittracr.experiment.contracts import EDGE, SERVER
+from splittracr.experiment.spec import Mode
 from splittracr.experiment.types import Record, Tier
 from splittracr.results import audits, journal
 from splittracr.results.energy import of_machine
@@ -16,6 +17,7 @@ from splittracr.results.environment import read_environment
 from splittracr.results.summary import CutFigures, Summary
 from splittracr.results.words import (
     NOTHING,
+    REFUSED,
     agreement,
     best_prediction,
     by_codec,
@@ -34,6 +36,9 @@ from splittracr.results.words import (
     shared_energy,
 )
 
+_CHOOSES = (Mode.SWEEP, Mode.ADAPTIVE)
+"""Modes that choose cuts by themselves, unless the manifest names them."""
+
 
 def show(summary: Summary, out: Path, console: Console) -> None:
     """Print the result, both tables and the place of the report in the results folder `out`.
@@ -51,8 +56,12 @@ def show(summary: Summary, out: Path, console: Console) -> None:
     if summary.outputs and summary.outputs.differing:
         sentence = f"Outputs differ. {differing(summary.outputs)}"
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
-    cascade = read_environment(out).manifest.spec.partition.cascade
-    found = audits.note(cascade, records)
+    environment = read_environment(out)
+    partition = environment.manifest.spec.partition
+    if environment.refused and partition.mode in _CHOOSES and not partition.cuts:
+        text = f"{plural(len(environment.refused), 'cut')} left out. {REFUSED}; see the report."
+        console.print(Text(text), soft_wrap=True)
+    found = audits.note(partition.cascade, records)
     if found is not None and found.refuted:
         sentence = f"{found.heading} {found.text}"
         console.print(Text(sentence, style="yellow"), soft_wrap=True)

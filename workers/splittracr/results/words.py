@@ -28,6 +28,9 @@ _SHOWN_GAPS = 3
 NOTHING = "–"
 """In place of a figure that is missing."""
 
+REFUSED = "Not proven exact, or below spec.model.exactness"
+"""Why cuts are refused."""
+
 _MAX_CUTS = 5
 
 
