@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splittracr.experiment.contracts import Role
-from splittracr.experiment.figures import Latency, Progress, milliseconds
+from splittracr.experiment.figures import (
+    BestCut,
+    Latency,
+    Progress,
+    ReportedStatus,
+    join,
+    milliseconds,
+)
 from splittracr.experiment.report import CutReport, Phase, WorkerReport
 from splittracr.experiment.status import CONDITION_TYPES, ExperimentStatus, Worker
 from splittracr_operator import conditions
@@ -115,6 +122,15 @@ def test_refused_settings_are_a_condition_of_their_own() -> None:
 
 def cut(name: str, p50: float, p95: float) -> CutReport:
     return CutReport(cut=name, index=1, frames=5, p50_ms=p50, p95_ms=p95)
+
+
+def test_a_best_cut_ends_with_its_reason() -> None:
+    """After a change of the cut, cuts are no alternatives. Without a report it stays."""
+    before = join([report(best=cut("a", 9, 12))], ReportedStatus(), running=True, swept=False)
+    assert before.best_cut == BestCut(name="a", p50="9.000ms", p95="12.00ms")
+    changed = [report(cuts=(cut("a", 9, 12), cut("b", 8, 20)))]
+    assert join(changed, before, running=True, swept=False).best_cut is None
+    assert join([report()], before, running=True, swept=False).best_cut == before.best_cut
 
 
 def test_status_of_several_edges() -> None:

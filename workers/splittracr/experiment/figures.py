@@ -76,7 +76,9 @@ class ReportedStatus(SpecModel):
         default=None, description="Name of the cut in use; the best cut of a sweep that has ended."
     )
     best_cut: BestCut | None = Field(
-        default=None, description="The cut with the lowest median so far."
+        default=None,
+        description="The cut with the lowest median so far; none if cuts are no alternatives, as "
+        "in mode Adaptive.",
     )
     latency: Latency | None = Field(
         default=None,
@@ -96,7 +98,8 @@ def join(
 
     `running` means that edges measure, `swept` that the study was a sweep and has ended.
     """
-    best = _best(reports) or before.best_cut
+    measured = any(report.cuts or report.best for report in reports)
+    best = _best(reports) if measured else before.best_cut
     cut = _same([report.cut for report in reports]) or before.cut
     latency = _latency(reports) or before.latency
     if swept and best is not None:

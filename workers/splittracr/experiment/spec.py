@@ -437,6 +437,16 @@ class PartitionSpec(SpecModel):
         """The cut of mode Static or Cascade, by name, index or layer; None in other modes."""
         return self.cut if self.layer is None else LayerRef(self.layer, self.layer_depth)
 
+    def compares(self, cuts: int) -> bool:
+        """Whether the figures of this many cuts that were used can be compared.
+
+        In a sweep all cuts have the same frames. In other modes a frame has one cut, and link and
+        samples may differ from cut to cut.
+        """
+        if self.mode is Mode.SWEEP:
+            return True
+        return cuts < 2 and self.mode is not Mode.ADAPTIVE and self.cascade is None
+
     @property
     def server_loss(self) -> OnServerLoss:
         """What to do if the server is lost; the default depends on the mode."""

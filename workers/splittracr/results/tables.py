@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from splittracr.experiment.contracts import EXIT
 from splittracr.experiment.contracts import answered as answered_by
 from splittracr.experiment.energy import FrameEnergy
-from splittracr.experiment.spec import Mode
 from splittracr.experiment.types import SCHEMA_KEY, SCHEMA_VERSION, STAGES, Record, Tier, stages_of
 from splittracr.results import detection, energy, segmentation
 from splittracr.results.environment import Environment, Run
@@ -144,11 +143,12 @@ def summarise(
     found = (_cut_figures(part, environment, alternating) for part in parts)
     cuts = sorted(found, key=lambda cut: cut.index)
     counted = timed(samples, _batch_size(environment))
+    partition = environment.manifest.spec.partition
     return Summary(
         study=_study(environment, labels),
         counts=_counts(samples, counted, environment.runs),
         cuts=tuple(cuts),
-        best=_best(cuts, counted) if _alternatives(cuts, environment) else None,
+        best=_best(cuts, counted) if partition.compares(len(cuts)) else None,
         outputs=_outputs(samples, environment),
         agreement=environment.agreement,
         gaps=gaps(samples, environment.runs),
@@ -206,16 +206,6 @@ def _changes(samples: pl.DataFrame) -> int:
     in_time = samples.sort("edge", "started_at", maintain_order=True)
     before = pl.col("cut_index").shift(1).over("edge")
     return in_time.filter(pl.col("cut_index") != before).height
-
-
-def _alternatives(cuts: Sequence[CutFigures], environment: Environment) -> bool:
-    """Whether cuts can be compared. In a sweep all have the same frames. In other modes a frame has
-    one cut, and link and samples may differ from cut to cut.
-    """
-    partition = environment.manifest.spec.partition
-    if partition.mode is Mode.SWEEP:
-        return True
-    return len(cuts) < 2 and partition.mode is not Mode.ADAPTIVE and partition.cascade is None
 
 
 def _alternating(samples: pl.DataFrame) -> bool:
