@@ -67,8 +67,9 @@ def status(
     reports = list(observed.reports.values())
     stage = verdict.stage
     ended = now.replace(microsecond=0) if stage.ended else None
-    swept = stage.ended and study.spec.partition.mode is Mode.SWEEP
-    figures = join(reports, before, running=stage is Stage.RUNNING, swept=swept)
+    partition, running = study.spec.partition, stage is Stage.RUNNING
+    swept = stage.ended and partition.mode is Mode.SWEEP
+    figures = join(reports, before, partition, running=running, swept=swept)
     return ExperimentStatus(
         observed_generation=study.generation,
         state=str(stage),

@@ -124,13 +124,32 @@ def cut(name: str, p50: float, p95: float) -> CutReport:
     return CutReport(cut=name, index=1, frames=5, p50_ms=p50, p95_ms=p95)
 
 
-def test_a_best_cut_ends_with_its_reason() -> None:
-    """After a change of the cut, cuts are no alternatives. Without a report it stays."""
-    before = join([report(best=cut("a", 9, 12))], ReportedStatus(), running=True, swept=False)
-    assert before.best_cut == BestCut(name="a", p50="9.000ms", p95="12.00ms")
-    changed = [report(cuts=(cut("a", 9, 12), cut("b", 8, 20)))]
-    assert join(changed, before, running=True, swept=False).best_cut is None
-    assert join([report()], before, running=True, swept=False).best_cut == before.best_cut
+A, B = cut("a", 9, 12), cut("b", 8, 20)
+STATIC, SWEEP, ADAPTIVE = {"mode": "Static", "cut": 3}, {"mode": "Sweep"}, {"mode": "Adaptive"}
+
+
+@pytest.mark.parametrize(
+    ("partition", "used", "best"),
+    [
+        (SWEEP, [(A, B)], "b"),
+        (STATIC, [(A,)], "a"),
+        (STATIC, [(A, B)], None),  # the cut was changed meanwhile
+        (STATIC, [(A, B), (B,)], None),
+        (STATIC, [(A,), (B,)], None),
+        (ADAPTIVE, [(A,)], None),
+        (ADAPTIVE, [(A, B)], None),
+    ],
+)
+def test_a_best_cut_is_named_if_cuts_are_alternatives(
+    partition: dict[str, object], used: list[tuple[CutReport, ...]], best: str | None
+) -> None:
+    spec = study(partition=partition).spec.partition
+    reports = [report(cuts=cuts, best=min(cuts, key=lambda one: one.p50_ms)) for cuts in used]
+    before = ReportedStatus(best_cut=BestCut(name="a", p50="9ms", p95="12ms"))
+    found = join(reports, before, spec, running=True, swept=False).best_cut
+    assert (found and found.name) == best
+    unknown = join([report()], before, spec, running=True, swept=False)
+    assert unknown.best_cut == before.best_cut
 
 
 def test_status_of_several_edges() -> None:

@@ -76,27 +76,6 @@ def test_the_report_has_the_joules_of_the_edge_if_something_tells_them() -> None
     assert reporter.report(fresh=True).energy_joules == 12.5
 
 
-@pytest.mark.parametrize(
-    ("partition", "cuts", "best"),
-    [
-        ({"mode": "Sweep"}, ("a", "b"), "a"),
-        ({"mode": "Static", "cut": 3}, ("a", "a"), "a"),
-        ({"mode": "Static", "cut": 3}, ("a", "b"), None),  # it was changed meanwhile
-        ({"mode": "Adaptive"}, ("a", "b"), None),
-        ({"mode": "Adaptive"}, ("a", "a"), None),
-    ],
-)
-def test_a_best_cut_is_reported_if_cuts_are_alternatives(
-    partition: dict[str, object], cuts: tuple[str, str], best: str | None
-) -> None:
-    reporter = Reporter(Surroundings(), manifest.from_object(study(partition=partition)).spec)
-    reporter.running(2, [])
-    for number, (name, total_ms) in enumerate(zip(cuts, (1.0, 2.0), strict=True)):
-        reporter.add(record(number, cut=name, total_ms=total_ms))
-    found = reporter.report(fresh=True).best
-    assert (found and found.cut) == best
-
-
 def test_settings_act_on_the_frames_after_them() -> None:
     async def scenario() -> None:
         reporter = Reporter(Surroundings(control="secret"), SPEC)

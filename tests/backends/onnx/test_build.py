@@ -2,6 +2,7 @@
 
 import importlib.util
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import nn
 
 from splittracr.backends import registry
 from splittracr.backends.onnx import build
+from splittracr.backends.onnx.proven import OnnxNetwork
 from splittracr.backends.protocol import Backend
-from splittracr.backends.room import check_room
+from splittracr.backends.session_memory import check_session_memory, sweep_cuts
 from splittracr.experiment.contracts import Runtime
 from splittracr.experiment.errors import CutRefused, InvalidInput
 from splittracr.experiment.spec import DType, ExperimentSpec
@@ -281,26 +283,41 @@ def test_a_network_that_is_larger_than_the_memory_is_named() -> None:
 
 def test_a_sweep_whose_sessions_do_not_fit_together_is_refused() -> None:
     """Their sizes are those by which sessions are dropped, so that the number given is enough."""
-
-    def sweep(mebibytes: int) -> tuple[Backend, ExperimentSpec]:
-        partition = {"mode": "Sweep", "cuts": ["input", "fc", "relu", "output"]}
-        own = {"edge": {"sessionMebibytes": mebibytes}, "partition": partition}
-        spec = study(ONNX, TORCH, {"name": f"{__name__}:Deep"}, **own)
-        return built(spec, "edge"), spec
-
-    own, spec = sweep(3)
+    spec, own = sweep(3, ["input", "fc", "relu", "output"])
+    cuts = sweep_cuts(own, spec.partition)
+    assert [own.proof.cuts[cut].name for cut in cuts] == ["input", "fc", "relu", "output"]
     with pytest.raises(InvalidInput) as failed:
-        check_room(own, spec, "edge")
+        check_session_memory(own, spec, "edge", cuts)
     expected = f"8 or more, for 4 cuts of {own.network.name}; or fewer cuts"
     assert str(failed.value) == f"spec.edge.sessionMebibytes: got 3, expected {expected}"
-    check_room(own, spec, "server")  # Torch needs none
+    check_session_memory(own, spec, "edge", cuts[:2])
 
-    own, spec = sweep(8)
-    check_room(own, spec, "edge")
-    cuts = [own.cut(name).index for name in ("input", "fc", "relu", "output")]
+    spec, own = sweep(8, ["input", "fc", "relu", "output"])
+    check_session_memory(own, spec, "edge", cuts)
     for cut in cuts:
         own.make_ready("head", cut)
     assert all(own.ready("head", cut) for cut in cuts)
+
+
+@pytest.mark.parametrize(
+    ("named", "found"), [(["fc", "nothing", 99], ["fc"]), (["nothing"], []), (["refused"], [])]
+)
+def test_cuts_that_only_the_edge_can_name_are_left_to_it(
+    named: list[str | int], found: list[str]
+) -> None:
+    spec, own = sweep(3, ["relu" if name == "refused" else name for name in named])
+    if "refused" in named:
+        own = replace(own, proof=replace(own.proof, refused={"relu": "it is not exact"}))
+    cuts = sweep_cuts(own, spec.partition)
+    assert [own.proof.cuts[cut].name for cut in cuts] == found
+
+
+def sweep(mebibytes: int, cuts: list[Any]) -> tuple[ExperimentSpec, OnnxNetwork]:
+    own = {"edge": {"sessionMebibytes": mebibytes}, "partition": {"mode": "Sweep", "cuts": cuts}}
+    spec = study(ONNX, TORCH, {"name": f"{__name__}:Deep"}, **own)
+    made = built(spec, "edge")
+    assert isinstance(made, OnnxNetwork)
+    return spec, made
 
 
 def test_a_network_that_is_larger_than_a_graph_can_be_is_named(

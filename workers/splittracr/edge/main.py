@@ -15,7 +15,7 @@ from aiohttp import web
 from splittracr import process
 from splittracr.backends import measuring
 from splittracr.backends.protocol import Backend, Builder
-from splittracr.backends.room import check_room
+from splittracr.backends.session_memory import check_session_memory
 from splittracr.data import datasets
 from splittracr.data.contracts import Dataset
 from splittracr.edge import accuracy, cascade, exits, handover, model, own_policy, truths
@@ -162,7 +162,6 @@ async def _study(job: _Job) -> None:
     await process.unless(stop, checking)
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     named = named_cuts(spec.partition, own)
-    check_room(own, spec, "edge")
     async with AsyncExitStack() as stack:
         sensors = stack.enter_context(instruments(spec.results, own.device))
         metrics.machine(sensors.latest, sensors.energy.watts)
@@ -176,6 +175,9 @@ async def _study(job: _Job) -> None:
             link = await _open(stack, job, hello)
         refused = link.welcome.refused if link and link.welcome else {}
         schedule = make_schedule(spec, own, named, refused, len(dataset))
+        cuts = list(schedule.cuts)
+        checking = process.in_thread(check_session_memory, own, spec, "edge", cuts)
+        await process.unless(stop, checking)
         before = handover.earlier(job.out, reporter.surroundings, job.uid)
         earlier = await process.unless(stop, before)
         samples = schedule.total * spec.workload.batch_size

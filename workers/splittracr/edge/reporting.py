@@ -105,7 +105,7 @@ class Reporter:
 
     def __init__(self, surroundings: Surroundings, spec: ExperimentSpec) -> None:
         self.surroundings = surroundings
-        self._batch, self._partition = spec.workload.batch_size, spec.partition
+        self._batch = spec.workload.batch_size
         self.settings = SettingsInUse(spec)
         self._tally: Tally | None = None
         self._end: dict[str, object] = {}
@@ -175,8 +175,6 @@ class Reporter:
             base = WorkerReport(role=Role.EDGE, edge=self.surroundings.edge)
         else:
             base = self._tally.report(Phase.RUNNING, time.time())
-            if not self._partition.compares(len(base.cuts)):
-                base = base.model_copy(update={"best": None})
         mine: dict[str, object] = {"energy_joules": self._spent()}
         mine |= {"generation": self.settings.current.generation, "results": self._results}
         mine["cascade"] = None if self._cascade is None else _reported(self._cascade)

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AwareDatetime, Field, StringConstraints
 
 from splittracr.experiment.report import CutReport, WorkerReport
+from splittracr.experiment.spec import PartitionSpec
 from splittracr.experiment.types import Name, SpecModel
 
 Count = Annotated[int, Field(ge=0, le=2**53)]
@@ -92,14 +93,22 @@ class ReportedStatus(SpecModel):
 
 
 def join(
-    reports: Sequence[WorkerReport], before: ReportedStatus, *, running: bool, swept: bool
+    reports: Sequence[WorkerReport],
+    before: ReportedStatus,
+    partition: PartitionSpec,
+    *,
+    running: bool,
+    swept: bool,
 ) -> ReportedStatus:
     """The figures of a study by the reports of its edges. Those without a report stay as before.
 
-    `running` means that edges measure, `swept` that the study was a sweep and has ended.
+    `running` means that edges measure, `swept` that the study was a sweep and has ended. A best cut
+    is named if the cuts of all edges together are alternatives.
     """
-    measured = any(report.cuts or report.best for report in reports)
-    best = _best(reports) if measured else before.best_cut
+    best = before.best_cut
+    if any(report.cuts or report.best for report in reports):
+        used = {one.cut for report in reports for one in report.cuts}
+        best = _best(reports) if partition.compares(len(used)) else None
     cut = _same([report.cut for report in reports]) or before.cut
     latency = _latency(reports) or before.latency
     if swept and best is not None:

@@ -14,10 +14,10 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from splittracr import process
 from splittracr.backends import measuring
-from splittracr.backends.protocol import Runtime
-from splittracr.backends.room import check_room
+from splittracr.backends.protocol import Backend, Runtime
+from splittracr.backends.session_memory import check_session_memory, sweep_cuts
 from splittracr.experiment.contracts import METRICS_PATH
-from splittracr.experiment.spec import Mode, SplitExperiment
+from splittracr.experiment.spec import ExperimentSpec, Mode, SplitExperiment
 from splittracr.measure.health import add_health, add_metrics
 from splittracr.measure.health import serve as serve_health
 from splittracr.measure.instruments import instruments
@@ -84,8 +84,7 @@ async def _serve(
     if not token and not certificates and not is_loopback(listener):
         log.warning("no token is set: every edge that reaches this machine is served")
     downlink = sender_conditions(spec.transport.link, Direction.DOWN, base)
-    own = await process.unless(stop, process.in_thread(runtime.build, spec, "server", base))
-    check_room(own, spec, "server")
+    own = await process.unless(stop, process.in_thread(_built, runtime, spec, base))
     metrics.loaded(own.network.name, own.identity.fingerprint, own.identity.weights, own.device)
     with instruments(spec.results, own.device) as sensors:
         metrics.energy(sensors.energy.joules)
@@ -121,6 +120,13 @@ async def _serve(
         await site.stop()
         await server.drain()
         await runner.cleanup()
+
+
+def _built(runtime: Runtime, spec: ExperimentSpec, base: Path) -> Backend:
+    """The network at this end. Raises InvalidInput."""
+    own = runtime.build(spec, "server", base)
+    check_session_memory(own, spec, "server", sweep_cuts(own, spec.partition))
+    return own
 
 
 @contextlib.contextmanager
