@@ -82,7 +82,6 @@ def test_cuts_below_the_demand_are_refused_and_can_be_offered_again() -> None:
     made = demand.demanded(proof(EXACT, BOUNDED, CONSISTENT, input="a reason"), model)
     assert made.refused == {
         "input": "a reason",
-        "middle": "it is Bounded (largest relative error 3.0e-05), spec.model.exactness demands "
-        "Consistent",
+        "middle": "it is Bounded (largest relative error 3.0e-05), the manifest demands Consistent",
     }
     assert demand.undemanded(made, model).refused == {"input": "a reason"}

@@ -201,7 +201,7 @@ def test_without_a_server_it_takes_an_exported_model(tmp_path: Path, lite: dict[
     other_seed = ("--set", "spec.model.seed=7", "--out", "o", *path)
     other = splittracr("edge", str(file), *other_seed, cwd=tmp_path, timeout=280, **lite)
     assert other.code == 2
-    words = "spec.model.seed: got 7, expected 0, with which the model was exported"
+    words = "spec.model.seed: got 7, expected 0, as in the exported model"
     assert words in other.err.replace("\n", " ")
     assert not (tmp_path / "o").exists()
 

@@ -154,7 +154,7 @@ def test_a_cut_below_the_demand_is_refused_by_name_at_the_edge(tmp_path: Path) -
     )
     assert done.code == 1
     assert "the server refuses cut conv: it is Bounded (largest relative error" in done.err
-    assert "spec.model.exactness demands Consistent" in done.err
+    assert "the manifest demands Consistent" in done.err
 
 
 def test_the_default_demand_is_exact(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_a_demand_for_consistency_refuses_bounded_cuts_by_name() -> None:
     below = [cut.name for cut in own.proof.cuts if cut.exactness is Exactness.BOUNDED]
     assert "conv" in below
     assert list(own.proof.refused) == below
-    with pytest.raises(CutRefused, match=r"cut conv .* spec.model.exactness demands Consistent"):
+    with pytest.raises(CutRefused, match=r"cut conv .* the manifest demands Consistent"):
         own.cut("conv")
 
 

@@ -53,11 +53,9 @@ def _below(cut: Cut, model: ModelSpec) -> str | None:
     """Why a cut is below the demand of the manifest; None if it is not."""
     if not cut.exactness.meets(model.exactness):
         off = f"largest relative error {cut.largest_error:.1e}"
-        return f"it is {cut.exactness} ({off}), spec.model.exactness demands {model.exactness}"
+        return f"it is {cut.exactness} ({off}), the manifest demands {model.exactness}"
     if model.exactness is Exactness.BOUNDED and (cut.largest_error or 0.0) > model.tolerance:
         millionths = round(model.tolerance * 1e6)
-        return (
-            f"its largest relative error is {cut.largest_error:.1e}, above "
-            f"spec.model.tolerancePerMillion {millionths}"
-        )
+        error = f"its largest relative error is {cut.largest_error:.1e}"
+        return f"{error}, above tolerancePerMillion {millionths}"
     return None

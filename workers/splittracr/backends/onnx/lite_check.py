@@ -18,6 +18,7 @@ from splittracr.wire.identity import parsed_settings
 from splittracr.wire.messages import Identity
 
 _NAME, _POSTPROCESSOR = "spec.model.name", "spec.postprocess.name"
+_SOURCE = "as in the exported model"
 _APPLIED_HERE = ("spec.model.exactness", "spec.model.tolerancePerMillion", settings.CLASS_NAMES)
 """Settings that an export does not fix, beside the numbers of a post-processor."""
 
@@ -51,20 +52,23 @@ def _is_fixed(name: str) -> bool:
 
 def _compare(field: str, here: object, there: object) -> None:
     if here != there:
-        found = "nothing" if there is None else repr(there)
-        raise InvalidInput(field, here, f"{found}, with which the model was exported")
+        found = "no value" if there is None else repr(there)
+        raise InvalidInput(field, here, f"{found}, {_SOURCE}")
 
 
 def _check_weights(model: ExportedModel, spec: ExperimentSpec, base: Path) -> None:
     """Compare the weights file by name, and by content if it is on this machine."""
     field, given, there = "spec.model.weightsFile", spec.model.weights_file, model.weights_file
-    if given is None or there is None or Path(given).name != there.name:
-        _compare(field, given, there and there.name)
+    if there is None:
+        _compare(field, given, None)
         return
+    if given is None or Path(given).name != there.name:
+        raise InvalidInput(field, given, f"a file named {there.name!r}, {_SOURCE}")
     path = base / os.path.expanduser(given)  # noqa: PTH111 - without a home it is not here
-    wrong = exported.difference(path, there) if path.exists() else None
+    here = os.path.exists(path)  # noqa: PTH110 - False without permission, where Path's raises
+    wrong = exported.difference(path, there) if here else None
     if wrong is not None:
-        raise InvalidInput(field, given, f"the file with which the model was exported ({wrong})")
+        raise InvalidInput(field, given, f"the file of the exported model ({wrong})")
 
 
 def _check_machine(model: ExportedModel) -> None:
