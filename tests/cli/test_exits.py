@@ -156,9 +156,8 @@ def test_a_study_with_exits_from_training_to_records(study: Study) -> None:
     assert list(found.exit_ms) == list(found.exits)
     assert min(found.exit_ms.values()) > 0
     assert found.small_ms is None
-    assert found.memory_bytes == 2 * 4 * (
-        4 * 2 + 2
-    )  # of two linear layers from 4 means to 2 classes
+    weights = 2 * (4 * 2 + 2)  # two linear layers from 4 means to 2 classes
+    assert found.memory_bytes == 4 * weights
     assert (found.cut, found.learnt) == ("after_first.mul", 0)
     assert "exits: exits.safetensors" in out
     assert f"thresholdPerMillion: {found.threshold_per_million}" in out

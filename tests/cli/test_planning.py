@@ -301,8 +301,8 @@ def test_policies_decide_whether_the_small_model_or_exits_go_first(
         assert found[2][policy] <= 1.1 * min(found[0][policy], found[1][policy])  # few frames
     code, out = run("simulate", "--traces", str(tmp_path), "--small-if-it-pays")
     assert code == 2
-    expected = "--calibration: got nothing, expected a file of `splittracr calibrate`, on which "
-    assert f"{expected}--small-if-it-pays decides" in " ".join(out.split())
+    expected = "--calibration: got nothing, expected a file of `splittracr calibrate`: "
+    assert f"{expected}--small-if-it-pays needs it" in " ".join(out.split())
 
 
 @pytest.mark.parametrize(

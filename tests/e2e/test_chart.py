@@ -49,20 +49,20 @@ def free(operator: None) -> Iterator[None]:
 @pytest.fixture
 def space(free: None) -> Iterator[str]:
     """A namespace for studies or releases."""
-    with _room() as name:
+    with _release_namespace() as name:
         yield name
 
 
 @pytest.fixture
 def second_space(free: None) -> Iterator[str]:
-    """Another one."""
-    with _room() as name:
+    """A second namespace."""
+    with _release_namespace() as name:
         yield name
 
 
 @contextlib.contextmanager
-def _room() -> Iterator[str]:
-    """A namespace whose releases end with it, also after a test that failed."""
+def _release_namespace() -> Iterator[str]:
+    """A namespace; at the end its releases are uninstalled, also after a failed test."""
     with scratch() as name:
         yield name
         for left in run(HELM, "list", "--short", "--namespace", name).split():

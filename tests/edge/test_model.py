@@ -250,7 +250,7 @@ def test_what_is_no_file_is_removed_and_fetched_again(
     assert fetched(store) == folder
     assert contents(folder) == CONTENT
     assert exported.read(folder, "x").name == "net"
-    assert f"{folder / name} is no file" in caplog.text
+    assert f"removed {folder / name}, which is not a file" in caplog.text
     assert (without_torch / "other").is_dir()
 
 

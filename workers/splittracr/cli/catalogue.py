@@ -22,8 +22,8 @@ from splittracr.experiment.types import Cut, Exactness, Operation
 from splittracr.models import registry
 from splittracr.splitting.proof import Proof
 
-_MAX_SHAPE = 16
-"""Columns of the terminal that a shape has at least, so that it is not broken."""
+_MIN_LIVE_WIDTH = 16
+"""Min width of the column "live tensors": a shape of up to 16 characters stays on one line."""
 
 
 def print_models(pattern: str, console: Console) -> None:
@@ -132,7 +132,7 @@ def _table(name: str, proof: Proof) -> Table:
     listed = rows(proof)
     widest = max((len(word) for row in listed for word in row.live.split()), default=0)
     table.add_column("name", overflow="fold")
-    table.add_column("live tensors", overflow="fold", min_width=min(widest, _MAX_SHAPE))
+    table.add_column("live tensors", overflow="fold", min_width=min(widest, _MIN_LIVE_WIDTH))
     for column in ("bytes", "work", "head ms"):
         table.add_column(column, justify="right", no_wrap=True)
     if classed:

@@ -70,7 +70,7 @@ def run(
     calibration go first. Only those that can are simulated.
     """
     if decides and calibration is None:
-        expected = "a file of `splittracr calibrate`, on which --small-if-it-pays decides"
+        expected = "a file of `splittracr calibrate`: --small-if-it-pays needs it"
         raise InvalidInput("--calibration", None, expected)
     settings = replace(settings, accuracy=accuracy if decides else None)
     for edge, _ in pairs:

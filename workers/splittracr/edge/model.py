@@ -217,11 +217,11 @@ def _clear(path: Path) -> None:
     """Remove what is at `path` unless it is a file: a folder, for example."""
     if path.is_file() or not (path.exists() or path.is_symlink()):
         return
-    log.warning("%s is no file: it is removed, and fetched again if it is needed", path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink()
+    log.warning("removed %s, which is not a file", path)
 
 
 async def _limited(answer: aiohttp.ClientResponse) -> bytes:

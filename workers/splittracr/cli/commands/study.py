@@ -178,7 +178,7 @@ def edge(
     from splittracr.experiment.joining import is_invitation
 
     if is_invitation(study):
-        _refuse_beside_address(server, resume=resume)
+        _refuse_beside_address(study, server, resume=resume)
         return _join(study, out, base, set_, weights, verbose=verbose)
     if out is None:
         raise InvalidInput("--out", None, "a folder for the results, as STUDY is a manifest")
@@ -227,13 +227,16 @@ def _endpoint(
     return Endpoint(url, token, context, changes=changes)
 
 
-def _refuse_beside_address(server: str | None, *, resume: bool) -> None:
+def _refuse_beside_address(address: str, server: str | None, *, resume: bool) -> None:
     """Raise InvalidInput for an option that goes with a manifest only."""
+    from splittracr.experiment.joining import Invitation
+
     if server is not None:
         raise InvalidInput("--server", server, "nothing: the address STUDY contains it")
     if resume:
-        expected = "a manifest with --resume: with an address an edge continues without it"
-        raise InvalidInput("STUDY", "an address", expected)
+        shown = f"{Invitation.parse(address).server}#…"
+        expected = "a manifest: --resume goes with one. An address resumes by itself"
+        raise InvalidInput("STUDY", shown, expected)
 
 
 def _join(
