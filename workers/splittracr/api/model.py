@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -16,7 +16,7 @@ from splittracr.data.contracts import Sample
 from splittracr.data.rgb import to_rgb
 from splittracr.experiment import explain
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.facts import LARGE, of_loaded
+from splittracr.experiment.facts import LARGE, Facts, of_loaded
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import ExperimentSpec
 from splittracr.planning.plan import Row
@@ -232,26 +232,20 @@ class Model:
         """
         if objective not in _OBJECTIVES:
             raise InvalidInput("objective", objective, f"one of {', '.join(_OBJECTIVES)}")
-        own = edge or self._profile
-        known = partial(
-            of_loaded,
-            self._backend.network.weights,
-            measuring.identity(self._backend, self._spec),
-            self._backend.identity.batch,
-        )
         with arguments({"--cut": "cuts", "--codec": "codecs", "--server-profile": "server"}):
-            if rate is not None:
-                own = profiles.with_rate(own, Path(rate), "--rate", known())
+            slower = quantities.number("edge_slowdown", 0.001, quantities.MAX_SLOWDOWN)
             options = planner.Options(
                 uplink=quantities.rate("uplink")(_number(uplink)),
                 downlink=_given(downlink, quantities.rate("downlink")),
                 round_trip_ms=quantities.milliseconds("rtt")(_number(rtt)),
                 spread=quantities.number("spread", 0, 2)(spread),
+                slowdown=slower(edge_slowdown),
+                rate=None if rate is None else Path(rate),
                 goal=objective,
                 percentile=int(quantities.number("percentile", 50, 99)(percentile)),
                 watts=(
-                    _given(compute_watts, quantities.number("compute_watts", 0.001, 10_000)),
-                    _given(transmit_watts, quantities.number("transmit_watts", 0.001, 10_000)),
+                    _watts("compute_watts", compute_watts),
+                    _watts("transmit_watts", transmit_watts),
                 ),
                 codecs=tuple(codecs),
                 cuts=tuple(map(str, cuts)),
@@ -261,12 +255,23 @@ class Model:
                 calibration=None if calibration is None else Path(calibration),
                 deadline_ms=_given(deadline, quantities.milliseconds("deadline")),
             )
-            other = own if server is None else server
-            planner.check_server(own, other, other.network)
-            slowdown = quantities.number("edge_slowdown", 0.001, quantities.MAX_SLOWDOWN)
-            slower = slowdown(edge_slowdown)
-            question = planner.question(own, other, slower, None, options, known(LARGE))
-            return Plan(planner.solve(question))
+            return self._plan(options, edge or self._profile, server)
+
+    def _plan(self, options: planner.Options, edge: Profile, server: Profile | None) -> "Plan":
+        """The plan by `options`, for an edge and a server with these profiles."""
+        if options.rate is not None:
+            edge = profiles.with_rate(edge, options.rate, "--rate", self._facts())
+        other = edge if server is None else server
+        planner.check_server(edge, other, other.network)
+        slowdown, facts = options.slowdown or 1.0, self._facts(LARGE)
+        question = planner.question(edge, other, slowdown, None, options, facts)
+        return Plan(planner.solve(question))
+
+    def _facts(self, prefix: str = "") -> Facts:
+        """The facts that a file of this model shares; its keys begin with `prefix`."""
+        own = self._backend
+        identity = measuring.identity(own, self._spec)
+        return of_loaded(own.network.weights, identity, own.identity.batch, prefix)
 
 
 class Plan:
@@ -341,6 +346,10 @@ def _copied(own: Backend, values: Live) -> Live:
 
 def _number(value: str | float) -> str | float:
     return float(value) if isinstance(value, int) else value
+
+
+def _watts(name: str, value: float | None) -> float | None:
+    return _given(value, quantities.number(name, 0.001, 10_000))
 
 
 def _given(value: str | float | None, parse: quantities.Number) -> float | None:

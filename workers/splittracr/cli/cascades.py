@@ -65,7 +65,7 @@ def of_model(file: Path, edge: Profile, slowdown: float, option: str, *more: Fac
     if made.large != edge.network:
         raise InvalidInput(option, str(file), f"a file of {edge.network}, not of {made.large}")
     for facts in more:
-        facts.check(made.facts, str(file))
+        facts.check(made.identifying_values, str(file))
     return slowed(made, edge, slowdown, str(file))
 
 
@@ -74,7 +74,7 @@ def slowed(made: Calibration, edge: Profile, slowdown: float, file: str) -> Casc
 
     Raises InvalidInput that names the `file` if its models or its exits are not of the profile.
     """
-    of_profile(edge, LARGE).check(made.facts, file)
+    of_profile(edge, LARGE).check(made.identifying_values, file)
     sure, wrong = made.sure / made.pictures, made.disagreeing / made.pictures
     if made.exits is None or made.exit_ms is None:
         small_ms = (made.small_ms or 0.0) * slowdown

@@ -106,7 +106,7 @@ def with_rate(made: Profile, file: Path, option: str, *more: Facts) -> Profile:
         expected = f"none: the profile is of batches of {made.input[0]}, the file of single samples"
         raise InvalidInput(option, str(file), expected)
     for facts in (*more, of_profile(made)):
-        facts.check(found.facts, str(file))
+        facts.check(found.identifying_values, str(file))
     return rate.with_accuracy(rate.with_pictures(made, found), found)
 
 

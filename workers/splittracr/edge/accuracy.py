@@ -4,7 +4,7 @@ from pathlib import Path
 
 from splittracr.data.home import expanded
 from splittracr.experiment.errors import InvalidInput
-from splittracr.experiment.facts import Facts, of_model
+from splittracr.experiment.facts import Facts, model_values
 from splittracr.experiment.profile import Profile
 from splittracr.experiment.spec import AdaptiveSpec, ExperimentSpec
 from splittracr.results import rate
@@ -30,6 +30,6 @@ def measured(profile: Profile, spec: ExperimentSpec, base: Path) -> Profile:
     if found.model != profile.network:
         expected = f"a file of {profile.network}, not of {found.model}"
         raise InvalidInput(_FILE, adaptive.accuracy_file, expected)
-    known = of_model(profile.weights, profile.identity, batch=profile.input[0])
-    Facts("this study", known).check(found.facts, f"{_FILE} {adaptive.accuracy_file}")
+    known = model_values(profile.weights, profile.identity, batch=profile.input[0])
+    Facts("this study", known).check(found.identifying_values, f"{_FILE} {adaptive.accuracy_file}")
     return rate.with_accuracy(profile, found)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, model_validator
 
 from splittracr.experiment.contracts import Statistic
-from splittracr.experiment.facts import LARGE, of_model
+from splittracr.experiment.facts import LARGE, model_values
 from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.types import SHARE, Versioned
 
@@ -109,12 +109,12 @@ class Calibration(Versioned):
         return self
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def identifying_values(self) -> dict[str, Any]:
         """The values that other sources have, too, by the path of the key."""
         return {
             "small": self.small,
             **({} if self.exits_digest is None else {"exits_digest": self.exits_digest}),
             **{f"postprocess.{key}": value for key, value in (self.postprocess or {}).items()},
-            **of_model(None, self.small_identity, "small_"),
-            **of_model(self.large_weights, self.large_identity, LARGE),
+            **model_values(None, self.small_identity, "small_"),
+            **model_values(self.large_weights, self.large_identity, LARGE),
         }

@@ -1,6 +1,6 @@
-"""`Facts`: what a file says of a model, compared with another source before the file is used.
+"""Compare a file of `splittracr calibrate` or `splittracr rate` with the model that uses it.
 
-Files of `splittracr calibrate` and `splittracr rate` have them, by the paths of their keys.
+Values are by the path of their key in the file.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.profile import Profile
 
 LARGE = "large_"
-"""What the keys of the large model in a calibration begin with."""
+"""Prefix of the large model's keys in a calibration."""
 
 _WEIGHTS, _DIGEST = "weights", "identity.weights_digest"
 _GRAPH = "identity.graph_fingerprint"
 _RANDOM = "none"
-"""How the name of random weights begins."""
+"""Prefix of the name of random weights."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Facts:
         return key.endswith(_WEIGHTS) and digest in found and digest in self.values
 
 
-def of_model(
+def model_values(
     weights: str | None, identity: ModelIdentity | None, prefix: str = "", batch: int = 1
 ) -> dict[str, Any]:
     """The values of a model, whose keys begin with `prefix`; None is unknown.
@@ -71,14 +71,14 @@ def of_profile(made: Profile, prefix: str = "") -> Facts:
     known = {
         f"{prefix}identity.input": made.input[1:],
         f"{prefix}identity.dtype": made.dtype,
-        **of_model(made.weights, made.identity, prefix, made.input[0]),
+        **model_values(made.weights, made.identity, prefix, made.input[0]),
     }
     return Facts("the profile", _without_random(known, prefix))
 
 
 def of_loaded(weights: str, identity: ModelIdentity, batch: int, prefix: str = "") -> Facts:
     """The facts of a model in this process. Random weights stand for any, as in a profile."""
-    known = of_model(weights, identity, prefix, batch)
+    known = model_values(weights, identity, prefix, batch)
     return Facts("the model", _without_random(known, prefix))
 
 

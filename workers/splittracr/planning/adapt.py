@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,14 @@ def always(decision: Decision) -> bool:
     """Nothing has to be made for any cut."""
     del decision
     return True
+
+
+class _Before(NamedTuple):
+    """Times in ms of a small model or exits that were not sure, before the candidate ran."""
+
+    total: float  # without waits, with a head that is no part of the candidate's head
+    waits: float  # waits between them, not in `total`
+    head: float  # time of that head by the profile; 0 if there is none
 
 
 class Adapting:
@@ -141,32 +150,29 @@ class Adapting:
         """Learn from a frame that the candidate of its decision has answered."""
         decision, stages, candidates = outcome.decision, outcome.stages, self._policy.candidates
         i = candidates.position(decision.cut, str(decision.codec))
-        before, waits, head_ms = self._before(outcome)
-        around = sum(stages.get(stage, 0.0) for stage in _AROUND) + waits
+        before = self._before(outcome)
+        around = sum(stages.get(stage, 0.0) for stage in _AROUND) + before.waits
         self._around.observe(around)
-        measured, expected = stages.get("head", 0.0), float(candidates.edge_ms[i]) + head_ms
+        measured, expected = stages.get("head", 0.0), float(candidates.edge_ms[i]) + before.head
         if i == candidates.edge_only:
             measured += stages.get("reduce", 0.0)
         elif decision.hedge_ms is None:  # the encoder of a hedged frame shares the CPU with a tail
             measured += stages.get("encode", 0.0)
             expected += float(candidates.encode_ms[i])
         self._tracker.computed(measured, expected)
-        latency = outcome.total_ms - around - before
+        latency = outcome.total_ms - around - before.total
         self._policy.learn(i, latency, self.beliefs(now))
 
-    def _before(self, outcome: Outcome) -> tuple[float, float, float]:
-        """Return times in ms of what went first and was not sure: its own with a head before it,
-        its waits, and that head by the profile.
-
-        A head is left out if it is a part of that of the candidate.
-        """
+    def _before(self, outcome: Outcome) -> _Before:
+        """Return the times of a small model or exits that ran first; zeros if none did."""
         learner, first, stages = self._learner, outcome.first, outcome.stages
         if learner is None or first is None or outcome.decision.small != "first":
-            return 0.0, 0.0, 0.0
+            return _Before(0.0, 0.0, 0.0)
         waits = stages.get("small", first.ms) - first.ms
         if outcome.decision.cut == 0:
-            return first.ms + stages.get("head", 0.0), waits, learner.head_ms(first)
-        return first.ms, waits, 0.0
+            total = first.ms + stages.get("head", 0.0)
+            return _Before(total, waits, learner.head_ms(first))
+        return _Before(first.ms, waits, 0.0)
 
     # ---------------------------------------------------------------------- events of the link
 

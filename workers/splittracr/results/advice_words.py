@@ -94,7 +94,7 @@ def _rate(path: Path, environment: Environment) -> Rate:
     names = {cut.index: cut.name for cut in environment.cuts}
     same = all(names.get(one.cut_index) == one.cut for one in made.points)
     _check(path, environment, made.model, made.weights, same=same)
-    _facts(environment).check(made.facts, path.name)
+    _facts(environment).check(made.identifying_values, path.name)
     return made
 
 
@@ -102,7 +102,7 @@ def _calibration(path: Path, environment: Environment) -> Calibration:
     made = parse(Calibration, path.read_bytes(), path.name, "a calibration")
     same = made.cut in {cut.name for cut in environment.cuts}
     _check(path, environment, made.large, made.large_weights, same=same)
-    _facts(environment, LARGE).check(made.facts, path.name)
+    _facts(environment, LARGE).check(made.identifying_values, path.name)
     return made
 
 
@@ -121,7 +121,7 @@ def _facts(environment: Environment, prefix: str = "") -> Facts:
     return Facts(
         "this study",
         {
-            # What is empty is of an earlier version.
+            # Left out if unknown: earlier versions, batches, no pictures.
             **{f"{prefix}identity.{key}": value for key, value in known.items() if value},
             **{f"postprocess.{key}": value for key, value in post.items()},
         },

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from splittracr.experiment.codec import Codec, PictureCodec
 from splittracr.experiment.errors import InvalidInput, why
-from splittracr.experiment.facts import of_model
+from splittracr.experiment.facts import model_values
 from splittracr.experiment.identity import ModelIdentity
 from splittracr.experiment.profile import CodecProfile, Profile
 from splittracr.experiment.types import SHARE, Frozen, Versioned
@@ -143,9 +143,9 @@ class Rate(Versioned):
     curves: tuple[RateCurve, ...] = Field(description="One for each family, and for several.")
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def identifying_values(self) -> dict[str, Any]:
         """The values that other sources have, too, by the path of the key."""
-        return of_model(self.weights, self.identity)
+        return model_values(self.weights, self.identity)
 
     @property
     def everything(self) -> tuple[RatePoint, ...]:
