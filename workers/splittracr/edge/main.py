@@ -336,7 +336,7 @@ def profiled(
 def named_cuts(partition: PartitionSpec, own: Backend) -> list[Cut]:
     """The cuts that the manifest names.
 
-    Raises InvalidInput for an unknown cut, CutRefused for one that is not exact.
+    Raises InvalidInput for an unknown cut, CutRefused for a refused one.
     """
     if partition.static_cut is not None:
         return [own.cut(partition.static_cut)]

@@ -2,7 +2,7 @@
 
 SplittracrError            everything this project raises on purpose
 ├── InvalidInput           a value from the user cannot be used: names field, value, expectation
-├── CutRefused             a cut exists but was not proven exact on this machine
+├── CutRefused             a cut exists but is not proven exact, or is below spec.model.exactness
 ├── CaptureError           a network could not be turned into a graph
 ├── ProtocolError          the peer broke the wire protocol
 ├── HandshakeRefused       the peer is sound but has something else (network, weights, token)
@@ -50,7 +50,7 @@ class Untrusted(InvalidInput):
 
 
 class CutRefused(SplittracrError):
-    """The named cut did not reproduce the uncut network bit for bit."""
+    """The named cut is not proven exact, or is below spec.model.exactness."""
 
 
 class CaptureError(SplittracrError):

@@ -70,7 +70,10 @@ class Profile(Versioned):
     versions: dict[str, str] = Field(description="Version by name of the package.")
     frames: int = Field(ge=1, description="Frames that were measured.")
     cuts: tuple[str, ...] = Field(min_length=1, description="Name of every cut, by index.")
-    refused: tuple[str, ...] = Field(default=(), description="Cuts that were not proven exact.")
+    refused: tuple[str, ...] = Field(
+        default=(),
+        description="Cuts that were refused: not proven exact, or below `spec.model.exactness`.",
+    )
     live_bytes: tuple[Bytes, ...] = Field(description="Live tensors at every cut, uncoded.")
     memory_bytes: tuple[Bytes, ...] = Field(
         description="Weights that the head uses, and the most that is alive while it runs, by cut."

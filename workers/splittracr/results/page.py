@@ -135,10 +135,10 @@ samples of a data set class are loaded twice; they count unless they are random.
   to the next median contains 0. It is a bootstrap over pairs of the same frame and repeat at both
   cuts. With fewer than six pairs it is always a tie. The first line on terminal and report then
   names the tie, and no cut is highlighted. With a cascade, in mode Adaptive, and after a change of
-  the cut, cuts are no alternatives: each has samples of its own, maybe over another link. No cut is
-  the best then (`best` is null), and none is highlighted. The first line has the samples at each
-  cut. It also has the median of all samples and the changes of the cut (`counts`); of a cascade the
-  median at each cut.
+  the cut, cuts are no alternatives: each has samples of its own, and the link may have changed.
+  `best` is then null, and no cut is highlighted. The first line of a cascade has the samples and
+  the median of each cut. In the other cases it has the median of all samples, the samples at each
+  cut and the number of changes (`counts`).
 - **Gaps** are times without records, as between two pods of an edge. A gap runs from the end of all
   earlier records of an edge to the start of its next one. It is longer than 5 s and than 20 times
   the edge's median time between frames. Terminal, report and `summary.json` name each with the

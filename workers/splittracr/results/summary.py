@@ -66,12 +66,14 @@ class Counts(Frozen):
     )
     p50_ms: float | None = Field(
         default=None,
-        description="Median latency of the samples that the figures of all cuts cover.",
+        description="Median latency of all cuts together, over the frames that `p50_ms` of each "
+        "cut covers.",
         json_schema_extra=MILLISECONDS,
     )
     cut_changes: int | None = Field(
         default=None,
-        description="How often the cut changed from a sample of an edge to the next one.",
+        description="Number of changes of the cut between consecutive samples of an edge, by "
+        "start time.",
     )
 
 

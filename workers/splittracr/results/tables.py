@@ -202,7 +202,7 @@ def _counts(samples: pl.DataFrame, counted: pl.DataFrame, runs: Sequence[Run]) -
 
 
 def _changes(samples: pl.DataFrame) -> int:
-    """How often the cut changed from a sample of an edge to the next one."""
+    """Number of changes of the cut between consecutive samples of an edge, by start time."""
     in_time = samples.sort("edge", "started_at", maintain_order=True)
     before = pl.col("cut_index").shift(1).over("edge")
     return in_time.filter(pl.col("cut_index") != before).height

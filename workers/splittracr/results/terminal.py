@@ -36,8 +36,8 @@ from splittracr.results.words import (
     shared_energy,
 )
 
-_CHOOSES = (Mode.SWEEP, Mode.ADAPTIVE)
-"""Modes that choose cuts by themselves, unless the manifest names them."""
+_CHOOSING_MODES = (Mode.SWEEP, Mode.ADAPTIVE)
+"""Modes that choose cuts if the manifest names none."""
 
 
 def show(summary: Summary, out: Path, console: Console) -> None:
@@ -58,7 +58,7 @@ def show(summary: Summary, out: Path, console: Console) -> None:
         console.print(Text(sentence, style="yellow"), soft_wrap=True)
     environment = read_environment(out)
     partition = environment.manifest.spec.partition
-    if environment.refused and partition.mode in _CHOOSES and not partition.cuts:
+    if environment.refused and partition.mode in _CHOOSING_MODES and not partition.cuts:
         text = f"{plural(len(environment.refused), 'cut')} left out. {REFUSED}; see the report."
         console.print(Text(text), soft_wrap=True)
     found = audits.note(partition.cascade, records)

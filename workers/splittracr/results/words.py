@@ -213,11 +213,11 @@ def _all_failed(summary: Summary) -> str:
     return f"No sample finished: {plural(counts.failed, 'sample')} failed.{first}"
 
 
-def _baselines(measured: Sequence[CutFigures], said: AbstractSet[str | None]) -> str:
+def _baselines(measured: Sequence[CutFigures], named: AbstractSet[str | None]) -> str:
     """Latencies of the alternatives that were measured: not to split, or the best split.
 
-    `said` are the cuts with the lowest medians, which the sentence has already. If one of them is a
-    split, it is the best split.
+    `named` are the cuts with the lowest medians, which the sentence has already. If one of them is
+    a split, it is the best split.
     """
     names = {contracts.INPUT: "server only", contracts.OUTPUT: "edge only"}
     ranked = sorted((cut.p50_ms, cut.cut) for cut in measured if cut.p50_ms is not None)
@@ -225,9 +225,9 @@ def _baselines(measured: Sequence[CutFigures], said: AbstractSet[str | None]) ->
     found = [
         f"{names[cut]} {milliseconds(p50)}"
         for p50, cut in ranked
-        if cut in names and cut not in said
+        if cut in names and cut not in named
     ]
-    if split is not None and split[1] not in said:
+    if split is not None and split[1] not in named:
         found.append(f"best split {milliseconds(split[0])} at {split[1]}")
     return f" ({', '.join(found)})" if found else ""
 

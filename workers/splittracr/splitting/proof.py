@@ -41,7 +41,7 @@ class Proof:
     def cut(self, reference: int | str, field: str = "spec.partition.cut") -> Cut:
         """The cut by name or index.
 
-        Raises InvalidInput for an unknown cut, CutRefused if it is not exact.
+        Raises InvalidInput for an unknown cut, CutRefused for a refused one.
         """
         cut = self.cuts[self._index(reference, field)]
         if cut.name in self.refused:

@@ -95,7 +95,7 @@ class ProvenNetwork:
     def cut(self, reference: StaticCut, field: str = "spec.partition.cut") -> Cut:
         """The cut by name, index or layer.
 
-        Raises InvalidInput for an unknown cut, CutRefused if it is not exact.
+        Raises InvalidInput for an unknown cut, CutRefused for a refused one.
         """
         if isinstance(reference, LayerRef):
             reference = self._after(reference)
