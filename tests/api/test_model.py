@@ -82,13 +82,14 @@ def test_pictures_become_a_batch(model: st.Model) -> None:
 def test_a_plan_names_the_best_cut_and_why(model: st.Model, profile: Profile) -> None:
     fast = model.plan(uplink="1gbit", rtt="0ms", edge=profile, edge_slowdown=50, codecs=["uint8"])
     slow = model.plan(uplink=2_000, rtt=20, edge=profile)
-    assert fast.cut == "input"
+    assert fast.cut in ("input", "pixels")  # as far apart as one encoder's noise, times 50
     assert slow.cut == "output"
     assert slow.reason.startswith("Do not split")
     best = fast.table.iloc[0]
-    assert best["name"] == "input"
+    assert best["name"] == fast.cut
     assert best["latency_ms"] == fast.latency_ms
-    assert fast.table["cost"].min() == best["cost"]
+    allowed = fast.table[fast.table["excluded"].isna()]
+    assert allowed["cost"].min() == best["cost"]
     assert len(fast.break_even) >= 2
     assert fast.reason in fast._repr_html_()
     assert fast.figure._repr_mimebundle_()["image/png"][:4] == b"\x89PNG"  # type: ignore[index]
