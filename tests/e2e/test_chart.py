@@ -107,7 +107,7 @@ class Pictures:
 def held_study(namespace: str) -> Study:
     """A study with its first samples, which goes on for long until `finish_held`.
 
-    So it outlasts what helm does meanwhile, whatever the machine's speed.
+    So it lasts longer than what helm does meanwhile, on a machine of any speed.
     """
     metadata = {"name": HELD, "namespace": namespace}
     data = {"held_pictures.py": PICTURES}
