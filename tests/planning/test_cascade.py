@@ -11,7 +11,7 @@ from splittracr.planning.cascade import Cascade, Exit
 from splittracr.planning.cost import Z95, Candidates, Limits, Objective, Power, candidates
 from splittracr.planning.emulated_link import constant
 from splittracr.planning.estimate import Beliefs
-from splittracr.planning.plan import plan
+from splittracr.planning.plan import Row, plan
 from splittracr.planning.policy import PolicyOptions
 from splittracr.planning.registry import create
 from splittracr.planning.simulate import oracle, simulate
@@ -87,11 +87,18 @@ def test_the_small_model_takes_memory_beside_a_head(
     """The heads take 1,000 bytes at cut0 and 2,000 at cut1, and 3,000 on the edge alone."""
     tiny = replace(TINY, own_bytes=500)
     row = plan(three(), LINK, limits=Limits(memory_bytes=limit), cascade=tiny).cascade
+    fits(row, "tiny", rest, memory)
+
+
+def fits(row: Row | None, first: str, rest: str | None, memory: int | None) -> None:
+    """Assert what goes on after `first` and its memory, or that no candidate fits if `rest` is
+    None.
+    """
     assert row is not None
     if rest is None:
         assert row.excluded == "more memory than the edge has"
     else:
-        assert (row.excluded, row.name) == (None, f"tiny, then {rest}")
+        assert (row.excluded, row.name) == (None, f"{first}, then {rest}")
         assert row.memory_bytes == memory
 
 
@@ -314,12 +321,7 @@ def test_exits_take_memory_beside_a_head_that_ends_after_the_last(
     heads = [replace(one, head_bytes=1_000 * (one.cut + 1)) for one in EXITS.exits]
     exits = replace(EXITS, exits=tuple(heads), own_bytes=100)
     row = plan(five(), LINK, limits=Limits(memory_bytes=limit), cascade=exits).cascade
-    assert row is not None
-    if rest is None:
-        assert row.excluded == "more memory than the edge has"
-    else:
-        assert (row.excluded, row.name) == (None, f"2 exits, then {rest}")
-        assert row.memory_bytes == memory
+    fits(row, "2 exits", rest, memory)
 
 
 def test_exits_that_are_never_sure_cost_their_time() -> None:
